@@ -1,0 +1,86 @@
+// swift-tools-version: 6.3
+
+import PackageDescription
+
+// One target per layer, and a layer depends only on what is below it:
+//
+//   cardfs → CardFS → CardDrivers → DriverCore → PCIBus ← SimulatedCard
+//
+// CFuse and CHardware hold what Swift cannot say: libfuse's macros, volatile accesses, barriers.
+
+let swiftSettings: [SwiftSetting] = [
+    // `any P` is spelled out, so that a dynamic dispatch is seen where it happens.
+    .enableUpcomingFeature("ExistentialAny"),
+    // What a file imports stays its own business unless it says `public import`.
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    // A member is visible only where its module is imported.
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+let package = Package(
+    name: "cardfs",
+    products: [
+        .executable(name: "cardfs", targets: ["cardfs"])
+    ],
+    dependencies: [
+        // The command line: sub-commands, help and its formatting, value parsing with errors a person can read.
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        // Log messages of the set-up and error paths: standard error in the foreground, the system log otherwise.
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    ],
+    targets: [
+        .systemLibrary(
+            name: "CFuse",
+            pkgConfig: "fuse3",
+            providers: [.apt(["libfuse3-dev"])]
+        ),
+        .target(name: "CHardware"),
+        .target(
+            name: "PCIBus",
+            dependencies: ["CHardware"],
+            swiftSettings: swiftSettings
+        ),
+        .target(
+            name: "SimulatedCard",
+            dependencies: ["PCIBus", "CHardware"],
+            swiftSettings: swiftSettings
+        ),
+        .target(
+            name: "DriverCore",
+            dependencies: ["PCIBus", "CHardware"],
+            swiftSettings: swiftSettings
+        ),
+        .target(
+            name: "CardDrivers",
+            dependencies: ["DriverCore", "PCIBus", "CHardware"],
+            swiftSettings: swiftSettings
+        ),
+        .target(
+            name: "CardFS",
+            dependencies: [
+                "CFuse", "CHardware", "DriverCore", "PCIBus",
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: swiftSettings
+        ),
+        .executableTarget(
+            name: "cardfs",
+            dependencies: [
+                "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "CFuse",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: swiftSettings
+        ),
+        .target(
+            name: "CProbe",
+            path: "Tests/CProbe"
+        ),
+        .testTarget(
+            name: "PCIBusTests",
+            dependencies: ["PCIBus", "CHardware"],
+            swiftSettings: swiftSettings
+        ),
+    ],
+    swiftLanguageModes: [.v6]
+)

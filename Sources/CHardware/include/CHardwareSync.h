@@ -1,0 +1,38 @@
+/// Locks, clock and wake-ups of the C library, declared so that the data path may call them.
+///
+/// `Synchronization.Mutex` is not used: ThreadSanitizer cannot see through it on Linux.
+#pragma once
+
+CHW_INLINE void chw_mutex_lock(pthread_mutex_t *_Nonnull mutex) { (void)pthread_mutex_lock(mutex); }
+CHW_INLINE void chw_mutex_unlock(pthread_mutex_t *_Nonnull mutex) { (void)pthread_mutex_unlock(mutex); }
+CHW_INLINE void chw_condition_signal(pthread_cond_t *_Nonnull condition) { (void)pthread_cond_signal(condition); }
+CHW_INLINE void chw_condition_broadcast(pthread_cond_t *_Nonnull condition) { (void)pthread_cond_broadcast(condition); }
+
+/// Nanoseconds of a clock of `clock_gettime`.
+CHW_INLINE uint64_t chw_clock_nanoseconds(clockid_t clock) {
+    struct timespec now;
+    (void)clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/// Copies bytes that do not overlap.
+CHW_INLINE void chw_copy(void *_Nonnull to, const void *_Nonnull from, size_t byte_count) { memcpy(to, from, byte_count); }
+
+/// Adds 1 to an eventfd. The counter cannot overflow in practice, so the result says nothing.
+CHW_INLINE void chw_eventfd_signal(int descriptor) {
+    const uint64_t one = 1;
+    ssize_t done = write(descriptor, &one, sizeof one);
+    (void)done;
+}
+
+/// Tells the processor that this is a spin-wait loop.
+CHW_INLINE void chw_pause(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/// Names the calling thread, as top and gdb show it; the kernel keeps 15 bytes. (pthread_setname_np is hidden from Swift.)
+void chw_name_thread(const char *_Nonnull name);

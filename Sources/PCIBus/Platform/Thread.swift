@@ -1,0 +1,44 @@
+import CHardware
+
+/// A thread of the daemon, which is joined exactly once.
+public struct Thread: @unchecked Sendable {  // the handle is an integer
+    private let handle: pthread_t
+
+    /// Starts a thread with a name (at most 15 bytes are shown) and all signals blocked, so that they reach the thread that
+    /// waits for them.
+    public init(name: String, _ body: @escaping @Sendable () -> Void) {
+        final class Start: Sendable {
+            let name: String
+            let body: @Sendable () -> Void
+            init(name: String, body: @escaping @Sendable () -> Void) {
+                self.name = name
+                self.body = body
+            }
+        }
+        var all = sigset_t()
+        var old = sigset_t()
+        sigfillset(&all)
+        pthread_sigmask(SIG_SETMASK, &all, &old)
+        defer { pthread_sigmask(SIG_SETMASK, &old, nil) }
+
+        var created = pthread_t()
+        let start = Unmanaged.passRetained(Start(name: name, body: body))
+        let result = pthread_create(
+            &created,
+            nil,
+            { argument in
+                guard let argument else { return nil }
+                let start = Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
+                chw_name_thread(start.name)
+                start.body()
+                return nil
+            },
+            start.toOpaque()
+        )
+        precondition(result == 0, "pthread_create failed: \(result)")
+        handle = created
+    }
+
+    /// Waits for the thread to end.
+    public func join() { pthread_join(handle, nil) }
+}
