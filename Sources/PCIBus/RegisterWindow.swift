@@ -22,7 +22,8 @@ public enum AccessWidth: UInt32, CaseIterable, Sendable {
 ///
 /// A window is a trivial value and may be copied to any thread; it is valid from ``PCIFunction/map(bar:)`` until
 /// ``PCIFunction/unmap(bar:)``. Callers check bounds and natural alignment first: the window does not.
-public struct RegisterWindow: @unchecked Sendable {  // the context is the bus's own state, which the bus keeps thread-safe
+/// The unchecked conformance is sound because the context is the bus's own state, which the bus keeps thread-safe.
+public struct RegisterWindow: @unchecked Sendable {
     @usableFromInline var raw: chw_window
 
     /// Wraps a mapping, or a pair of functions that perform the access.
