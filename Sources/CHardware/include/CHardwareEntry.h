@@ -38,3 +38,7 @@ typedef bool (*chw_service_routine)(void *_Nonnull context, uint32_t vector);
 CHW_INLINE bool chw_serve(chw_service_routine _Nonnull function, void *_Nonnull context, uint32_t vector) {
     return function(context, vector);
 }
+
+/// A question asked off the usual path; the answer is a number.
+typedef uint32_t (*chw_question)(void *_Nonnull context);
+CHW_INLINE uint32_t chw_ask(chw_question _Nonnull function, void *_Nonnull context) { return function(context); }

@@ -1,0 +1,101 @@
+public import CHardware
+import PCIBus
+
+/// A driver for one type of card (the callbacks of a WDF driver).
+///
+/// The framework calls it at passive level, one callback at a time, in this order, and in the reverse one on the way down:
+/// `prepareHardware`, `d0Entry`, interrupts are connected, `interruptsEnabled`, bus mastering is switched on, `startIO`.
+/// If `prepareHardware` throws, `releaseHardware` follows; if `d0Entry` throws, `d0Exit` does not.
+public protocol CardDriver: AnyObject {
+    /// What it drives, for people.
+    static var name: String { get }
+
+    /// Whether it drives a function that says it is this.
+    static func matches(_ identity: PCIIdentity) -> Bool
+
+    /// The card's registers.
+    static var registerMap: RegisterMap { get }
+
+    /// What the card can do as a bus master; nil for a card without DMA.
+    static var dmaDescription: DeviceDescription? { get }
+
+    /// Makes the driver for a device that has been found (EvtDriverDeviceAdd). Allocates what lives as long as the device.
+    init(device: Device) throws(StatusError)
+
+    /// Maps what is needed and allocates DMA memory (EvtDevicePrepareHardware).
+    func prepareHardware(_ resources: ResourceLists) throws(StatusError)
+
+    /// Undoes ``prepareHardware(_:)``, however far it came (EvtDeviceReleaseHardware).
+    func releaseHardware()
+
+    /// Brings the card into its working state; interrupts and bus mastering are still off (EvtDeviceD0Entry).
+    func d0Entry() throws(StatusError)
+
+    /// Takes the card out of its working state (EvtDeviceD0Exit).
+    func d0Exit()
+
+    /// The vectors are connected now (EvtDeviceD0EntryPostInterruptsEnabled).
+    func interruptsEnabled() throws(StatusError)
+
+    /// The vectors will be disconnected next (EvtDeviceD0ExitPreInterruptsDisabled).
+    func interruptsDisabling()
+
+    /// The card may do DMA now: starts queues and engines (EvtDeviceSelfManagedIoInit, …Restart).
+    func startIO()
+
+    /// Stops queues and engines; what the card still had is aborted and accounted for (EvtDeviceSelfManagedIoSuspend).
+    func suspendIO()
+
+    /// The data path: how requests reach the driver. nil for a card without DMA.
+    var entryPoints: chw_entry_points? { get }
+
+    /// The controls of the DMA streams. nil for a card without DMA.
+    var dma: (any DMAControl)? { get }
+}
+
+/// What the control files of `dma/` do. Any thread, passive level.
+public protocol DMAControl: AnyObject {
+    /// Whether packet boundaries are kept.
+    var framing: Framing { get set }
+
+    /// How the last packet read ended.
+    var lastPacketEnd: PacketEnd { get }
+
+    /// What the last finished transfer did.
+    var lastPlan: TransferPlan { get }
+
+    /// Discards what has not been read and aborts what has not been sent.
+    func flush()
+
+    /// The most bytes one request can carry in packet framing.
+    var maximumPacketLength: Int { get }
+
+    /// The sentence for a request that failed.
+    func sentence(for cause: FailureCause, kind: RequestKind) -> String
+
+    /// Counters of the driver, for the metrics file: name, help, value.
+    var counters: [(name: String, help: String, value: UInt64)] { get }
+
+    /// Asks that a change of readiness in a direction (0 to the card, 1 from it) be told, or no longer.
+    func watchReadiness(_ direction: UInt32, _ on: Bool)
+}
+
+/// Whether the boundaries of packets are visible.
+public enum Framing: UInt32, Sendable {
+    /// A byte stream.
+    case stream
+    /// One write is one packet, one read returns at most one.
+    case packet
+}
+
+/// How a packet that was read ended.
+public enum PacketEnd: UInt32, Sendable {
+    /// Nothing was read yet.
+    case none
+    /// Normal end of packet.
+    case eop
+    /// Error end of packet: it was cut short on its way.
+    case eep
+    /// The rest comes with the next read.
+    case more
+}

@@ -1,0 +1,416 @@
+public import CHardware
+public import PCIBus
+
+/// One card in the framework's hands (WDFDEVICE): its function, its driver, its memory, its state.
+///
+/// Control functions are for passive level and serialise on one lock. What the data path needs lies behind the pointers
+/// below, which are valid as long as the device.
+public final class Device: @unchecked Sendable {  // state is guarded by `lock`; the pointers lead to records with locks of their own
+    /// The function on its bus.
+    public let function: any PCIFunction
+    /// What the function says it is.
+    public let identity: PCIIdentity
+    /// The driver's time.
+    public let clock: Clock
+    /// The mount's options.
+    public let policy: TransferPolicy
+    /// The driver's description of the registers.
+    public let registerMap: RegisterMap
+    /// The driver's name.
+    public let driverName: String
+
+    /// The request records.
+    public let pool: UnsafeMutablePointer<RequestPool>
+    /// The payload memory; one receive buffer for each FUSE request under way.
+    public let arena: UnsafeMutablePointer<PayloadArena>
+    /// The memory behind ``arena``.
+    public let arenaMemory: DMAMemory
+    /// The BARs.
+    public let registers: UnsafeMutablePointer<RegisterSpace>
+    /// Deferred calls and timers.
+    public let deferred: UnsafeMutablePointer<DeferredThread>
+    /// Vectors and their log.
+    public let interrupt: UnsafeMutablePointer<InterruptObject>
+    /// Open files of the DMA streams.
+    public let streams = StreamTable()
+    /// Runs commands.
+    public let worker: PassiveWorker
+
+    /// The adapter of the card; nil for a card without DMA, and while it is not started.
+    public private(set) var adapter: DMAAdapter?
+    /// The arena as the card sees it, while it is started.
+    public private(set) var arenaBuffer: CommonBuffer?
+
+    private let lock = Lock()
+    private let stateLock = Lock()
+    private var driver: (any CardDriver)?
+    private var pnp = PnPState.notStarted
+    private var power = PowerState.d3
+    private var failure: TransferFailure?
+    private var hooks = FileLayerHooks()
+
+    /// How the device tells the file layer what happened. Set once, before the device starts. Called from any thread of the
+    /// device, no lock held.
+    public struct FileLayerHooks: Sendable {
+        /// A failure that belongs into the list of recent failures: errno, path within the mount, sentence.
+        public var failed: @Sendable (CInt, String, String) -> Void = { _, _, _ in }
+        /// The readiness of a stream may have changed (0 to the card, 1 from it).
+        public var readinessChanged: @Sendable (UInt32) -> Void = { _ in }
+        /// An interrupt was logged while somebody watched.
+        public var interrupted: @Sendable () -> Void = {}
+        /// ``Device/stateText`` has changed.
+        public var stateChanged: @Sendable () -> Void = {}
+
+        /// Hooks that do nothing.
+        public init() {}
+    }
+
+    /// The sizes of the fixed memory of a device.
+    public struct Capacity: Sendable {
+        /// Requests at one time.
+        public var requests = 1024
+        /// FUSE requests with payload at one time.
+        public var receiveBuffers = 48
+        /// Buffered requests at one time.
+        public var systemBuffers = 512
+
+        /// The defaults.
+        public init() {}
+    }
+
+    /// Takes a function that a driver of `drivers` matches (driver matching by ID; the first match wins).
+    ///
+    /// Throws ``Status/deviceNotConnected`` when nobody answers and ``Status/notSupported`` when no driver matches.
+    public init(
+        function: any PCIFunction,
+        drivers: [any CardDriver.Type],
+        clock: Clock,
+        policy: TransferPolicy,
+        capacity: Capacity = Capacity(),
+        completionContext: UnsafeMutableRawPointer,
+        completion: @escaping chw_completion
+    ) throws(StatusError) {
+        self.function = function
+        self.clock = clock
+        self.policy = policy
+        let found: PCIIdentity
+        do {
+            found = try PCIIdentity(of: function)
+        } catch {
+            throw StatusError(.deviceNotConnected, error.sentence)
+        }
+        identity = found
+        guard let type = drivers.first(where: { $0.matches(found) }) else {
+            throw StatusError(
+                .notSupported,
+                "no driver for \(hexadecimal(found.vendor, digits: 4)):\(hexadecimal(found.device, digits: 4)) at \(function.address)"
+            )
+        }
+        driverName = type.name
+        registerMap = type.registerMap
+        do {
+            arenaMemory = try function.allocateMemory(
+                byteCount: PayloadArena.byteCount(
+                    receiveBuffers: capacity.receiveBuffers,
+                    systemBuffers: capacity.systemBuffers
+                )
+            )
+        } catch {
+            throw StatusError(.insufficientResources, error.sentence)
+        }
+        arena = .allocate(capacity: 1)
+        arena.initialize(
+            to: PayloadArena(
+                base: arenaMemory.base,
+                receiveBuffers: capacity.receiveBuffers,
+                systemBuffers: capacity.systemBuffers
+            )
+        )
+        pool = .allocate(capacity: 1)
+        pool.initialize(
+            to: RequestPool(capacity: capacity.requests, completionContext: completionContext, completion: completion)
+        )
+        deferred = .allocate(capacity: 1)
+        deferred.initialize(to: DeferredThread(clock: clock))
+        interrupt = .allocate(capacity: 1)
+        interrupt.initialize(to: InterruptObject(deferred: deferred))
+        let selfContext = UnsafeMutablePointer<Unmanaged<Device>?>.allocate(capacity: 1)
+        selfContext.initialize(to: nil)
+        registers = .allocate(capacity: 1)
+        registers.initialize(
+            to: RegisterSpace(map: type.registerMap, doubtContext: selfContext, doubt: answerDoubt)
+        )
+        self.selfContext = selfContext
+        worker = PassiveWorker(name: "card-worker")
+        selfContext.pointee = Unmanaged.passUnretained(self)
+        let logCall = deferred.pointee.register(context: selfContext) { context in
+            context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee?.takeUnretainedValue().tellInterrupted()
+        }
+        interrupt.pointee.setLogCall(logCall)
+        DeferredThread.start(deferred, name: "card-dpc")
+        do {
+            driver = try type.init(device: self)
+        } catch {
+            close()
+            throw error
+        }
+    }
+
+    private let selfContext: UnsafeMutablePointer<Unmanaged<Device>?>
+    private var isClosed = false
+
+    /// Sets the hooks of the file layer.
+    public func setHooks(_ hooks: FileLayerHooks) { stateLock.locked { self.hooks = hooks } }
+
+    private var currentHooks: FileLayerHooks { stateLock.locked { hooks } }
+
+    private func tellInterrupted() { currentHooks.interrupted() }
+
+    // MARK: Start and stop
+
+    /// Starts the card: power-up in the documented order, everything undone in reverse where it fails.
+    public func start() throws(StatusError) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard pnp == .notStarted || pnp == .failed, let driver else {
+            throw StatusError(.invalidDeviceState, "\(function.address) is \(pnp.rawValue) and cannot be started")
+        }
+        do {
+            try prepare(driver)
+        } catch {
+            // releaseHardware follows a prepareHardware that failed: only the driver knows how far it came.
+            release(driver)
+            setState(.failed, .d3)
+            throw error
+        }
+        do {
+            try powerUp(driver)
+        } catch {
+            release(driver)
+            setState(.failed, .d3)
+            throw error
+        }
+        setState(.started, .d0)
+    }
+
+    /// Stops the card in an orderly way. Requests under way end first, the card's memory is unmapped last.
+    public func stop() {
+        lock.lock()
+        defer { lock.unlock() }
+        guard pnp == .started, let driver else { return }
+        powerDown(driver)
+        release(driver)
+        setState(.notStarted, .d3)
+    }
+
+    /// Resets the card (the `reset` command): out of D0, function level reset, into D0 again. What was under way ends with
+    /// an error that its owner sees.
+    public func reset() throws(StatusError) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard pnp == .started, let driver else {
+            throw StatusError(.deviceNotReady, "\(function.address) is \(pnp.rawValue), not Started: nothing to reset")
+        }
+        powerDown(driver)
+        setState(.started, .d3)
+        do {
+            try function.resetFunction()
+        } catch {
+            release(driver)
+            setState(.failed, .d3)
+            throw StatusError(.ioDeviceError, error.sentence)
+        }
+        do {
+            try powerUp(driver)
+        } catch {
+            release(driver)
+            setState(.failed, .d3)
+            throw error
+        }
+        setState(.started, .d0)
+    }
+
+    private func prepare(_ driver: any CardDriver) throws(StatusError) {
+        let resources: ResourceLists
+        do {
+            try function.changeCommand(set: .memorySpace, clear: .busMaster)
+            resources = try ResourceLists.of(function)
+            if let description = type(of: driver).dmaDescription {
+                let adapter = try DMAAdapter(function: function, description: description)
+                self.adapter = adapter
+                arenaBuffer = try adapter.mapCommonBuffer(arenaMemory, byteCount: arenaMemory.byteCount)
+            }
+        } catch let error as BusError {
+            throw StatusError(.ioDeviceError, error.sentence)
+        } catch let error as StatusError {
+            throw error
+        } catch {
+            throw StatusError(.unsuccessful, "\(error)")
+        }
+        try driver.prepareHardware(resources)
+    }
+
+    private func release(_ driver: any CardDriver) {
+        driver.releaseHardware()
+        adapter?.releaseAll()
+        arenaBuffer = nil
+        adapter = nil
+        for bar in mappedBARs.reversed() { function.unmap(bar: bar) }
+        mappedBARs = []
+        try? function.changeCommand(clear: [.busMaster])
+    }
+
+    private func powerUp(_ driver: any CardDriver) throws(StatusError) {
+        try driver.d0Entry()
+        do {
+            if let kind = InterruptKind.allCases.first(where: { (function.interruptVectors[$0] ?? 0) > 0 }),
+                let count = function.interruptVectors[kind]
+            {
+                do {
+                    try function.connectInterrupts(kind, count: count, to: InterruptObject.sink(interrupt))
+                } catch {
+                    throw StatusError(.insufficientResources, error.sentence)
+                }
+            }
+            do throws(StatusError) {
+                try driver.interruptsEnabled()
+                do throws(BusError) {
+                    if adapter != nil { try function.changeCommand(set: .busMaster) }
+                } catch {
+                    throw StatusError(.ioDeviceError, error.sentence)
+                }
+            } catch {
+                function.disconnectInterrupts()
+                throw error
+            }
+        } catch let error as StatusError {
+            driver.d0Exit()
+            throw error
+        } catch {
+            driver.d0Exit()
+            throw StatusError(.unsuccessful, "\(error)")
+        }
+        registers.pointee.open()
+        driver.startIO()
+    }
+
+    private func powerDown(_ driver: any CardDriver) {
+        registers.pointee.close(gone: false)
+        // A card that is gone cannot be told, and everything else is undone all the same.
+        driver.suspendIO()
+        try? function.changeCommand(clear: .busMaster)
+        driver.interruptsDisabling()
+        function.disconnectInterrupts()
+        driver.d0Exit()
+    }
+
+    /// Ends the device: stopped, its threads joined, its function closed. Nothing may use the device after.
+    public func close() {
+        guard !isClosed else { return }
+        isClosed = true
+        stop()
+        worker.stop()
+        deferred.pointee.stop()
+        selfContext.pointee = nil
+        driver = nil
+        function.freeMemory(arenaMemory)
+        function.close()
+    }
+
+    deinit {
+        close()
+        registers.deinitialize(count: 1)
+        registers.deallocate()
+        interrupt.deinitialize(count: 1)
+        interrupt.deallocate()
+        deferred.deinitialize(count: 1)
+        deferred.deallocate()
+        pool.deinitialize(count: 1)
+        pool.deallocate()
+        arena.deinitialize(count: 1)
+        arena.deallocate()
+        selfContext.deallocate()
+        lock.destroy()
+        stateLock.destroy()
+    }
+
+    // MARK: For drivers
+
+    private var mappedBARs: [Int] = []
+
+    /// Maps a memory resource (MmMapIoSpace). Throws ``Status/deviceConfigurationError`` for a BAR that is not there and
+    /// ``Status/insufficientResources`` when it cannot be mapped. The framework unmaps it after releaseHardware.
+    public func mapBAR(_ bar: Int) throws(StatusError) -> RegisterWindow {
+        guard function.baseAddressRegisters.contains(where: { $0.index == bar && $0.kind != .io }) else {
+            throw StatusError(.deviceConfigurationError, "\(function.address) has no memory behind BAR\(bar)")
+        }
+        do {
+            let window = try function.map(bar: bar)
+            mappedBARs.append(bar)
+            registers.pointee.setWindow(bar, window)
+            return window
+        } catch {
+            throw StatusError(.insufficientResources, error.sentence)
+        }
+    }
+
+    /// Tells of a transfer that failed: it is the text of `dma/last_error` from now on. Dispatch level.
+    public func report(_ failure: TransferFailure) {
+        stateLock.locked { self.failure = failure }
+        let path = failure.direction == .toDevice ? "dma/tx" : "dma/rx"
+        currentHooks.failed(
+            failure.status.code, path, "\(failure.cause); \(failure.bytesLost) bytes lost; \(failure.advice)")
+    }
+
+    /// Tells pollers of a stream. Dispatch level.
+    public func readinessChanged(_ direction: UInt32) { currentHooks.readinessChanged(direction) }
+
+    // MARK: For the file layer
+
+    /// The data path of the driver; nil for a card without DMA.
+    public var entryPoints: chw_entry_points? { driver?.entryPoints }
+
+    /// The controls of the DMA streams; nil for a card without DMA.
+    public var dma: (any DMAControl)? { driver?.dma }
+
+    /// The last failed transfer.
+    public var lastTransferFailure: TransferFailure? { stateLock.locked { failure } }
+
+    /// Plug and Play and power state.
+    public var state: (pnp: PnPState, power: PowerState) { stateLock.locked { (pnp, power) } }
+
+    /// Lines of `name value`.
+    public var stateText: String {
+        let now = state
+        return "pnp \(now.pnp.rawValue)\npower \(now.power.rawValue)\n"
+    }
+
+    private func setState(_ pnp: PnPState, _ power: PowerState) {
+        stateLock.locked {
+            self.pnp = pnp
+            self.power = power
+        }
+        currentHooks.stateChanged()
+    }
+
+    /// Whether a suspicious value is to be believed: asks for the vendor ID, then for what else could be the matter.
+    public func examine() -> RegisterFault {
+        guard let vendor = try? function.readConfiguration(ConfigurationSpace.vendorID, .word),
+            vendor == UInt32(identity.vendor)
+        else { return .gone }
+        if let offset = try? function.capability(ConfigurationSpace.Capability.powerManagement),
+            let control = try? function.readConfiguration(offset + 4, .word), control & 3 != 0
+        {
+            return .notInD0
+        }
+        guard let command = try? function.readConfiguration(ConfigurationSpace.command, .word) else { return .gone }
+        return UInt16(truncatingIfNeeded: command) & ConfigurationSpace.Command.memorySpace.rawValue == 0
+            ? .decodingOff : .none
+    }
+}
+
+private func answerDoubt(_ context: UnsafeMutableRawPointer) -> UInt32 {
+    let device = context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee
+    let fault = device?._withUnsafeGuaranteedRef { $0.examine() } ?? .gone
+    return UInt32(fault.rawValue)
+}

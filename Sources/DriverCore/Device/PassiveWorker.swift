@@ -1,0 +1,53 @@
+import CHardware
+import PCIBus
+
+/// A thread that carries out commands one after the other at passive level, so that no receive thread waits for a card.
+public final class PassiveWorker: @unchecked Sendable {  // guarded by `lock`
+    private let lock = Lock()
+    private var work: [@Sendable () -> Void] = []
+    private var isEnding = false
+    private var thread: Thread?
+
+    init(name: String) {
+        thread = Thread(name: name) { [unowned self] in self.run() }
+    }
+
+    deinit { lock.destroy() }
+
+    /// Queues work; it runs after all that was queued before. Any thread. False when the worker is ending.
+    @discardableResult
+    public func enqueue(_ body: @escaping @Sendable () -> Void) -> Bool {
+        lock.locked {
+            guard !isEnding else { return false }
+            work.append(body)
+            lock.signal()
+            return true
+        }
+    }
+
+    /// Finishes what is queued and ends the thread.
+    func stop() {
+        lock.locked {
+            isEnding = true
+            lock.broadcast()
+        }
+        thread?.join()
+        thread = nil
+    }
+
+    private func run() {
+        lock.lock()
+        while true {
+            if work.isEmpty {
+                if isEnding { break }
+                lock.wait()
+                continue
+            }
+            let next = work.removeFirst()
+            lock.unlock()
+            next()
+            lock.lock()
+        }
+        lock.unlock()
+    }
+}

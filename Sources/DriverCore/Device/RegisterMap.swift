@@ -1,0 +1,51 @@
+public import PCIBus
+
+/// A register with a name, as a card driver describes it.
+public struct RegisterDescription: Sendable {
+    /// The file name under `regs/`: lower case, no suffix.
+    public var name: String
+    /// Offset in BAR0.
+    public var offset: UInt64
+    /// How it is accessed.
+    public var width: AccessWidth
+    /// Whether a write has a meaning.
+    public var isWritable: Bool
+    /// The driver owns it: a write from outside would pull the ground from under a transfer.
+    public var isDriverOwned: Bool
+    /// One line for a person.
+    public var summary: String
+
+    /// Describes a register.
+    public init(
+        _ name: String,
+        at offset: UInt64,
+        width: AccessWidth = .long,
+        isWritable: Bool = true,
+        isDriverOwned: Bool = false,
+        _ summary: String
+    ) {
+        self.name = name
+        self.offset = offset
+        self.width = width
+        self.isWritable = isWritable
+        self.isDriverOwned = isDriverOwned
+        self.summary = summary
+    }
+}
+
+/// What a card driver says of its registers.
+public struct RegisterMap: Sendable {
+    /// The named registers, by rising offset.
+    public var registers: [RegisterDescription]
+    /// The window of BAR0 that the files `bar0` and `offset` reach.
+    public var window: Range<UInt64>
+    /// BARs whose contents a stray write must not reach: EACCES unless the mount allows it.
+    public var protectedBARs: Set<Int>
+
+    /// Describes the registers of a card.
+    public init(registers: [RegisterDescription], window: Range<UInt64>, protectedBARs: Set<Int>) {
+        self.registers = registers
+        self.window = window
+        self.protectedBARs = protectedBARs
+    }
+}

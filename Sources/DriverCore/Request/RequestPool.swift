@@ -1,0 +1,138 @@
+public import CHardware
+import PCIBus
+import Synchronization
+
+/// The fixed set of request records of a card, made when it is added and never grown.
+public struct RequestPool: ~Copyable {
+    private let records: UnsafeMutablePointer<RequestRecord>
+    /// Records in the pool.
+    public let capacity: Int
+    private let lock: Lock
+    private let stack: UnsafeMutablePointer<UInt32>
+    private var free: Int
+    private let dropped: Atomic<UInt64>
+
+    /// Called for each request when it is completed, with no lock held. The file layer sets it before the card starts.
+    public var completion: chw_completion
+    /// The context of ``completion``.
+    public var completionContext: UnsafeMutableRawPointer
+
+    /// What became of a cancel.
+    public enum CancelOutcome: Sendable {
+        /// The request was waiting: the caller now owns it, must withdraw it from the driver and complete it.
+        case claimed
+        /// The driver holds it and will see the mark.
+        case noted
+        /// It has ended.
+        case gone
+    }
+
+    /// Makes a pool whose records complete into `completion`.
+    public init(capacity: Int, completionContext: UnsafeMutableRawPointer, completion: @escaping chw_completion) {
+        precondition(capacity > 0 && capacity < 1 << 20)
+        self.capacity = capacity
+        self.completion = completion
+        self.completionContext = completionContext
+        records = .allocate(capacity: capacity)
+        stack = .allocate(capacity: capacity)
+        for index in 0..<capacity {
+            (records + index).initialize(to: RequestRecord(index: UInt32(index)))
+            stack[index] = UInt32(capacity - 1 - index)
+        }
+        free = capacity
+        lock = Lock()
+        dropped = Atomic(0)
+    }
+
+    deinit {
+        records.deinitialize(count: capacity)
+        records.deallocate()
+        stack.deallocate()
+        lock.destroy()
+    }
+
+    /// A fresh record, or nil when all are in use. Does not block.
+    @_noLocks public mutating func allocate(
+        _ kind: RequestKind,
+        flags: RequestFlags,
+        length: Int
+    ) -> UnsafeMutablePointer<RequestRecord>? {
+        lock.lock()
+        guard free > 0 else {
+            lock.unlock()
+            return nil
+        }
+        free &-= 1
+        let record = records + Int(stack[free])
+        lock.unlock()
+        record.pointee.kind = kind
+        record.pointee.flags = flags
+        record.pointee.length = length
+        record.pointee.stream = nil
+        record.pointee.payload = nil
+        record.pointee.storage = .none
+        record.pointee.status = .pending
+        record.pointee.information = 0
+        record.pointee.cause = .none
+        record.pointee.segmentCount = 0
+        record.pointee.accumulated = 0
+        record.pointee.sequence = 0
+        record.pointee.driverContext = (0, 0)
+        let old = record.pointee.state.load(ordering: .relaxed)
+        record.pointee.state.store(
+            ((old &>> 4) &+ 1) &<< 4 | RequestRecord.Phase.owned,
+            ordering: .releasing
+        )
+        return record
+    }
+
+    /// Takes a completed record back.
+    @_noLocks public mutating func release(_ record: UnsafeMutablePointer<RequestRecord>) {
+        let old = record.pointee.state.load(ordering: .relaxed)
+        record.pointee.state.store(old & ~0xf | RequestRecord.Phase.free, ordering: .releasing)
+        lock.lock()
+        stack[free] = record.pointee.index
+        free &+= 1
+        lock.unlock()
+    }
+
+    /// Cancels the use of a record that `cookie` names. The one atomic claim for which cancel and completion race.
+    @_noLocks public func cancel(_ cookie: UInt64) -> CancelOutcome {
+        let record = self.record(at: cookie)
+        while true {
+            let old = record.pointee.state.load(ordering: .acquiring)
+            guard old &>> 4 == cookie &>> 20 else { return .gone }
+            switch old & RequestRecord.Phase.mask {
+            case RequestRecord.Phase.cancelable:
+                let new = old & ~RequestRecord.Phase.mask | RequestRecord.Phase.cancelling
+                if record.pointee.state.compareExchange(expected: old, desired: new, ordering: .acquiringAndReleasing)
+                    .exchanged
+                {
+                    return .claimed
+                }
+            case RequestRecord.Phase.owned:
+                let new = old | RequestRecord.Phase.cancelRequested
+                if record.pointee.state.compareExchange(expected: old, desired: new, ordering: .acquiringAndReleasing)
+                    .exchanged
+                {
+                    return .noted
+                }
+            default:
+                return .gone
+            }
+        }
+    }
+
+    /// The record a cookie names, whatever became of that use of it.
+    @_noLocks public func record(at cookie: UInt64) -> UnsafeMutablePointer<RequestRecord> {
+        records + Int(cookie & 0xf_ffff) % capacity
+    }
+
+    /// Requests that were dropped without an answer since the card was added.
+    public var droppedCount: UInt64 { dropped.load(ordering: .relaxed) }
+
+    /// Records in use now.
+    public var inUse: Int { lock.locked { capacity - free } }
+
+    @_noLocks func countDropped() { dropped.wrappingAdd(1, ordering: .relaxed) }
+}
