@@ -26,6 +26,15 @@ public struct CommonBuffer: Sendable {
             && address.value &- start <= UInt(memory.byteCount &- byteCount)
     }
 
+    /// The runs of a buffer that lies in this one; nil if it does not (GetScatterGatherList). Memory that is mapped
+    /// already needs no map register.
+    @_noLocks public func scatterGatherList(of mdl: MemoryDescriptorList) -> ScatterGatherList? {
+        guard mdl.byteCount > 0, contains(mdl.virtualAddress, byteCount: mdl.byteCount),
+            let address = mdl.virtualAddress.pointer
+        else { return nil }
+        return ScatterGatherList(start: logical(address), byteCount: mdl.byteCount)
+    }
+
     /// Bytes of the last page that nobody can use.
     public var slackBytes: Int { memory.byteCount - byteCount }
 }

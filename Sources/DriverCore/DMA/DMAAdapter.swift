@@ -1,5 +1,5 @@
-public import PCIBus
 import CHardware
+public import PCIBus
 
 /// What a card can do as a bus master (DEVICE_DESCRIPTION).
 public struct DeviceDescription: Sendable, Equatable {
@@ -24,7 +24,7 @@ public struct DeviceDescription: Sendable, Equatable {
 /// Gives a card access to memory: common buffers, and scatter/gather lists of buffers in them (DMA_ADAPTER).
 ///
 /// Everything is allocated and mapped at passive level when the device starts; on the data path only
-/// ``scatterGatherList(of:in:)`` is used, which is arithmetic.
+/// ``CommonBuffer/scatterGatherList(of:)`` is used, which is arithmetic.
 public final class DMAAdapter {
     private let function: any PCIFunction
     /// What the card can do.
@@ -123,16 +123,4 @@ public final class DMAAdapter {
 
     /// Common buffers that exist.
     public var commonBufferCount: Int { buffers.count }
-
-    /// The runs of a buffer that lies in a common buffer; nil if it does not (GetScatterGatherList, without map registers:
-    /// memory that is mapped needs none).
-    @_noLocks public static func scatterGatherList(
-        of mdl: MemoryDescriptorList,
-        in buffer: CommonBuffer
-    ) -> ScatterGatherList? {
-        guard mdl.byteCount > 0, buffer.contains(mdl.virtualAddress, byteCount: mdl.byteCount),
-            let address = mdl.virtualAddress.pointer
-        else { return nil }
-        return ScatterGatherList(start: buffer.logical(address), byteCount: mdl.byteCount)
-    }
 }

@@ -25,7 +25,9 @@ public struct LogicalAddressSpace: Sendable {
             if boundary != 0, size <= boundary, start / boundary != (start + size - 1) / boundary {
                 start = (start + boundary - 1) & ~(boundary - 1)
             }
-            guard start >= range.lowerBound, start <= range.upperBound, range.upperBound - start >= size - 1 else { continue }
+            guard start >= range.lowerBound, start <= range.upperBound, range.upperBound - start >= size - 1 else {
+                continue
+            }
             if boundary != 0, start / boundary != (start + size - 1) / boundary { continue }
             free.remove(at: index)
             if start + (size - 1) < range.upperBound { free.insert(start + size...range.upperBound, at: index) }
@@ -41,8 +43,12 @@ public struct LogicalAddressSpace: Sendable {
         guard let size = taken.removeValue(forKey: address.value) else { return false }
         var lower = address.value
         var upper = address.value + (size - 1)
-        if let index = free.firstIndex(where: { $0.upperBound &+ 1 == lower }) { lower = free.remove(at: index).lowerBound }
-        if let index = free.firstIndex(where: { $0.lowerBound == upper &+ 1 }) { upper = free.remove(at: index).upperBound }
+        if let index = free.firstIndex(where: { $0.upperBound &+ 1 == lower }) {
+            lower = free.remove(at: index).lowerBound
+        }
+        if let index = free.firstIndex(where: { $0.lowerBound == upper &+ 1 }) {
+            upper = free.remove(at: index).upperBound
+        }
         free.insert(lower...upper, at: free.firstIndex { $0.lowerBound > upper } ?? free.endIndex)
         return true
     }

@@ -24,8 +24,8 @@ public struct TransferPlan: Sendable {
     public var elements = 0
     /// Bytes copied because the card cannot reach them.
     public var bouncedBytes = 0
-    /// Whether any transfer was made yet.
-    public var isValid = false
+    /// When it was made, by the device's clock; 0 while there was none.
+    public var time: UInt64 = 0
 
     /// Memory a transfer can use.
     public enum Memory: UInt8, Sendable {

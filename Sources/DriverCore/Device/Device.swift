@@ -359,7 +359,10 @@ public final class Device: @unchecked Sendable {  // state is guarded by `lock`;
         stateLock.locked { self.failure = failure }
         let path = failure.direction == .toDevice ? "dma/tx" : "dma/rx"
         currentHooks.failed(
-            failure.status.code, path, "\(failure.cause); \(failure.bytesLost) bytes lost; \(failure.advice)")
+            failure.status.code,
+            path,
+            "\(failure.cause); \(failure.bytesLost) bytes lost; \(failure.advice)"
+        )
     }
 
     /// Tells pollers of a stream. Dispatch level.

@@ -25,7 +25,8 @@ public struct ResourceDescriptor: Equatable, Sendable {
     public var interruptKind: InterruptKind?
 
     /// Describes a resource.
-    public init(type: ResourceType, start: UInt64, length: UInt64, bar: Int? = nil, interruptKind: InterruptKind? = nil) {
+    public init(type: ResourceType, start: UInt64, length: UInt64, bar: Int? = nil, interruptKind: InterruptKind? = nil)
+    {
         self.type = type
         self.start = start
         self.length = length
@@ -64,7 +65,11 @@ public struct ResourceLists: Sendable {
         for kind in InterruptKind.allCases {
             guard let count = function.interruptVectors[kind] else { continue }
             let interrupt = ResourceDescriptor(
-                type: .interrupt, start: 0, length: UInt64(count), interruptKind: kind)
+                type: .interrupt,
+                start: 0,
+                length: UInt64(count),
+                interruptKind: kind
+            )
             raw.append(interrupt)
             translated.append(interrupt)
         }
@@ -94,13 +99,17 @@ public struct PCIIdentity: Hashable, Sendable {
     public init(of function: any PCIFunction) throws(BusError) {
         vendor = UInt16(truncatingIfNeeded: try function.readConfiguration(ConfigurationSpace.vendorID, .word))
         guard vendor != 0xffff, vendor != 0 else {
-            throw BusError(19, "no card answers at \(function.address): its vendor ID reads \(hexadecimal(vendor, digits: 4))")
+            throw BusError(
+                19,
+                "no card answers at \(function.address): its vendor ID reads \(hexadecimal(vendor, digits: 4))"
+            )
         }
         device = UInt16(truncatingIfNeeded: try function.readConfiguration(ConfigurationSpace.deviceID, .word))
         classCode = try function.readConfiguration(ConfigurationSpace.revisionID, .long) >> 8
         revision = UInt8(truncatingIfNeeded: try function.readConfiguration(ConfigurationSpace.revisionID, .byte))
         subsystemVendor = UInt16(
-            truncatingIfNeeded: try function.readConfiguration(ConfigurationSpace.subsystemVendorID, .word))
+            truncatingIfNeeded: try function.readConfiguration(ConfigurationSpace.subsystemVendorID, .word)
+        )
         subsystem = UInt16(truncatingIfNeeded: try function.readConfiguration(ConfigurationSpace.subsystemID, .word))
     }
 

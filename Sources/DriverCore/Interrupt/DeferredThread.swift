@@ -17,57 +17,68 @@ public struct DeferredThread: ~Copyable {
         fileprivate var deadline: UInt64 = .max
     }
 
+    /// The words the threads share, guarded by the lock.
+    private struct State {
+        var count = 0
+        var isEnding = false
+        /// When the thread will wake by itself; 0 while it runs calls.
+        var sleepsUntil: UInt64 = 0
+        var thread: Thread?
+    }
+
     private let lock: Lock
     private let clock: Clock
     private let calls: UnsafeMutablePointer<Call>
-    private var count = 0
-    private var isEnding = false
-    /// When the thread will wake by itself; `.max` while it runs calls. Guarded by `lock`.
-    private var sleepsUntil: UInt64 = 0
-    private var thread: Thread?
+    private let state: UnsafeMutablePointer<State>
 
     /// Makes the table; the thread starts with ``start(_:name:)``.
     public init(clock: Clock) {
         lock = Lock()
         self.clock = clock
         calls = .allocate(capacity: Self.capacity)
+        state = .allocate(capacity: 1)
+        state.initialize(to: State())
     }
 
     deinit {
         calls.deallocate()
+        state.deinitialize(count: 1)
+        state.deallocate()
         lock.destroy()
     }
 
     /// Adds a call (KeInitializeDpc) and answers its number. Passive level.
-    public mutating func register(context: UnsafeMutableRawPointer, routine: @escaping chw_routine) -> Int {
+    public func register(context: UnsafeMutableRawPointer, routine: @escaping chw_routine) -> Int {
         lock.lock()
         defer { lock.unlock() }
-        precondition(count < Self.capacity)
-        (calls + count).initialize(to: Call(routine: routine, context: context))
-        count += 1
-        return count - 1
+        let index = state.pointee.count
+        precondition(index < Self.capacity)
+        (calls + index).initialize(to: Call(routine: routine, context: context))
+        state.pointee.count = index + 1
+        return index
     }
 
     /// Starts the thread of the table at `table`, which stays there until ``stop()`` returns.
     public static func start(_ table: UnsafeMutablePointer<DeferredThread>, name: String) {
         let address = UInt(bitPattern: table)
-        table.pointee.thread = Thread(name: name) {
+        table.pointee.state.pointee.thread = Thread(name: name) {
             UnsafeMutablePointer<DeferredThread>(bitPattern: address)?.pointee.run()
         }
     }
 
     /// Ends the thread. No call runs when this returns. Passive level.
-    public mutating func stop() {
+    public func stop() {
         lock.lock()
-        isEnding = true
+        state.pointee.isEnding = true
+        let thread = state.pointee.thread
+        state.pointee.thread = nil
         lock.broadcast()
         lock.unlock()
         thread?.join()
-        thread = nil
     }
 
     /// Queues a call; once if it is queued already (KeInsertQueueDpc). Any level; does not wait.
-    @_noLocks public mutating func queue(_ call: Int) {
+    @_noLocks public func queue(_ call: Int) {
         lock.lock()
         if !calls[call].isQueued {
             calls[call].isQueued = true
@@ -77,29 +88,29 @@ public struct DeferredThread: ~Copyable {
     }
 
     /// Queues the call when the clock reaches `deadline`, or at an earlier time set before (KeSetTimer). Any level.
-    @_noLocks public mutating func setTimer(_ call: Int, _ deadline: UInt64) {
+    @_noLocks public func setTimer(_ call: Int, _ deadline: UInt64) {
         lock.lock()
         if deadline < calls[call].deadline {
             calls[call].deadline = deadline
-            if deadline < sleepsUntil { lock.signal() }
+            if deadline < state.pointee.sleepsUntil { lock.signal() }
         }
         lock.unlock()
     }
 
     /// Looks at the timers anew after a stepped clock was moved.
-    public mutating func clockMoved() {
+    public func clockMoved() {
         lock.lock()
         lock.broadcast()
         lock.unlock()
     }
 
-    private mutating func run() {
+    private func run() {
         lock.lock()
-        while !isEnding {
+        while !state.pointee.isEnding {
             let now = clock.now()
             var earliest = UInt64.max
             var ran = false
-            for index in 0..<count {
+            for index in 0..<state.pointee.count {
                 if calls[index].deadline <= now {
                     calls[index].deadline = .max
                     calls[index].isQueued = true
@@ -115,10 +126,10 @@ public struct DeferredThread: ~Copyable {
                 }
                 earliest = min(earliest, calls[index].deadline)
             }
-            if ran || isEnding { continue }
-            sleepsUntil = earliest
+            if ran || state.pointee.isEnding { continue }
+            state.pointee.sleepsUntil = earliest
             if clock.isStepped || earliest == .max { lock.wait() } else { _ = lock.wait(until: earliest) }
-            sleepsUntil = 0
+            state.pointee.sleepsUntil = 0
         }
         lock.unlock()
     }

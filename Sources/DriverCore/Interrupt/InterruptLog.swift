@@ -22,8 +22,8 @@ public struct InterruptLog: ~Copyable {
 
     private let lock: Lock
     private let entries: UnsafeMutablePointer<Entry>
-    private var next: UInt64 = 0
-    private var total: UInt64 = 0
+    /// Entries ever written, and interrupts they stand for; guarded by `lock`.
+    private let counts: UnsafeMutablePointer<(next: UInt64, total: UInt64)>
     private let attention: Atomic<UInt32>
 
     /// An empty log.
@@ -32,32 +32,41 @@ public struct InterruptLog: ~Copyable {
         // Untouched pages of an anonymous mapping take no memory, unlike those an allocator clears.
         let bytes = Int(Self.capacity) * MemoryLayout<Entry>.stride
         let mapping = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        guard let mapping, Int(bitPattern: mapping) != -1 else { preconditionFailure("no address space for the interrupt log") }
+        guard let mapping, Int(bitPattern: mapping) != -1 else {
+            preconditionFailure("no address space for the interrupt log")
+        }
         entries = mapping.bindMemory(to: Entry.self, capacity: Int(Self.capacity))
+        counts = .allocate(capacity: 1)
+        counts.initialize(to: (0, 0))
         attention = Atomic(0)
     }
 
     deinit {
         munmap(entries, Int(Self.capacity) * MemoryLayout<Entry>.stride)
+        counts.deallocate()
         lock.destroy()
     }
 
     /// Adds an interrupt; true if a reader waits for it. Device level.
-    @_noLocks mutating func append(vector: UInt32, count: UInt32) -> Bool {
+    @_noLocks func append(vector: UInt32, count: UInt32) -> Bool {
         let time = chw_clock_nanoseconds(CLOCK_REALTIME)
         lock.lock()
-        entries[Int(truncatingIfNeeded: next & (65_536 &- 1))] = Entry(time: time, vector: vector, count: count)
-        next &+= 1
-        total &+= UInt64(count)
+        entries[Int(truncatingIfNeeded: counts.pointee.next & (65_536 &- 1))] = Entry(
+            time: time,
+            vector: vector,
+            count: count
+        )
+        counts.pointee.next &+= 1
+        counts.pointee.total &+= UInt64(count)
         lock.unlock()
         return attention.load(ordering: .sequentiallyConsistent) != 0
     }
 
     /// The sequence number the next interrupt will get: the cursor of a file that is being opened.
-    public var end: UInt64 { lock.locked { next } }
+    public var end: UInt64 { lock.locked { counts.pointee.next } }
 
     /// Interrupts so far, coalesced ones counted singly.
-    public var totalCount: UInt64 { lock.locked { total } }
+    public var totalCount: UInt64 { lock.locked { counts.pointee.total } }
 
     /// Copies entries from `cursor` on into `buffer` and moves the cursor behind them. `lost` is how many it skipped.
     public borrowing func read(
@@ -66,6 +75,7 @@ public struct InterruptLog: ~Copyable {
     ) -> (first: UInt64, count: Int, lost: UInt64) {
         lock.lock()
         defer { lock.unlock() }
+        let next = counts.pointee.next
         let oldest = next > Self.capacity ? next - Self.capacity : 0
         let lost = cursor < oldest ? oldest - cursor : 0
         cursor = max(cursor, oldest)

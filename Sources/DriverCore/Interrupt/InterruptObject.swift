@@ -10,7 +10,7 @@ public struct InterruptObject: ~Copyable {
     private var routine: chw_service_routine?
     private var context: UnsafeMutableRawPointer?
     /// What happened so far.
-    public var log: InterruptLog
+    public let log: InterruptLog
     private let deferred: UnsafeMutablePointer<DeferredThread>
     private var logCall: Int?
 
@@ -29,7 +29,7 @@ public struct InterruptObject: ~Copyable {
     mutating func setLogCall(_ call: Int) { logCall = call }
 
     /// Called by the bus.
-    @_noLocks fileprivate mutating func serve(_ vector: UInt32) -> Bool {
+    @_noLocks fileprivate func serve(_ vector: UInt32) -> Bool {
         guard let routine, let context else { return false }
         guard chw_serve(routine, context, vector) else { return false }
         if log.append(vector: vector, count: 1), let logCall { deferred.pointee.queue(logCall) }

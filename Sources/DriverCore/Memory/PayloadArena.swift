@@ -1,5 +1,5 @@
-import PCIBus
 import CHardware
+import PCIBus
 
 /// All payload memory of a card: one common buffer, cut into receive buffers and system buffers.
 ///
@@ -23,8 +23,8 @@ public struct PayloadArena: ~Copyable {
         receiveBuffers * receiveStride + systemBuffers * systemByteCount
     }
 
-    private var receive: IndexStack
-    private var system: IndexStack
+    private let receive: IndexStack
+    private let system: IndexStack
     private let systemBase: UnsafeMutableRawPointer
 
     /// Cuts memory of ``byteCount(receiveBuffers:systemBuffers:)`` bytes.
@@ -36,15 +36,15 @@ public struct PayloadArena: ~Copyable {
     }
 
     /// Index of a free receive buffer; nil when only `reserve` are left. Does not block.
-    @_noLocks public mutating func takeReceiveBuffer(leaving reserve: Int = 0) -> UInt32? {
+    @_noLocks public func takeReceiveBuffer(leaving reserve: Int = 0) -> UInt32? {
         receive.pop(leaving: reserve)
     }
 
     /// Index of a free system buffer, or nil. Does not block.
-    @_noLocks public mutating func takeSystemBuffer() -> UInt32? { system.pop(leaving: 0) }
+    @_noLocks public func takeSystemBuffer() -> UInt32? { system.pop(leaving: 0) }
 
     /// Gives a buffer back.
-    @_noLocks public mutating func give(_ storage: PayloadStorage, _ index: UInt32) {
+    @_noLocks public func give(_ storage: PayloadStorage, _ index: UInt32) {
         switch storage {
         case .none: break
         case .receiveBuffer: receive.push(index)
@@ -76,42 +76,45 @@ public struct PayloadArena: ~Copyable {
     public var freeReceiveBuffers: Int { receive.count }
 }
 
-/// Indices that are free, the one freed last on top.
+/// Indices that are free, the one freed last on top. The shared words lie behind pointers, so that threads meet only at the
+/// lock.
 struct IndexStack: ~Copyable {
     private let lock: Lock
     private let entries: UnsafeMutablePointer<UInt32>
-    private var top: Int
+    private let top: UnsafeMutablePointer<Int>
 
     init(count: Int) {
         lock = Lock()
         entries = .allocate(capacity: count)
         for index in 0..<count { entries[index] = UInt32(count - 1 - index) }
-        top = count
+        top = .allocate(capacity: 1)
+        top.initialize(to: count)
     }
 
     deinit {
         entries.deallocate()
+        top.deallocate()
         lock.destroy()
     }
 
-    var count: Int { lock.locked { top } }
+    var count: Int { lock.locked { top.pointee } }
 
-    @_noLocks mutating func pop(leaving reserve: Int) -> UInt32? {
+    @_noLocks func pop(leaving reserve: Int) -> UInt32? {
         lock.lock()
-        guard top > reserve else {
+        guard top.pointee > reserve else {
             lock.unlock()
             return nil
         }
-        top &-= 1
-        let index = entries[top]
+        top.pointee &-= 1
+        let index = entries[top.pointee]
         lock.unlock()
         return index
     }
 
-    @_noLocks mutating func push(_ index: UInt32) {
+    @_noLocks func push(_ index: UInt32) {
         lock.lock()
-        entries[top] = index
-        top &+= 1
+        entries[top.pointee] = index
+        top.pointee &+= 1
         lock.unlock()
     }
 }

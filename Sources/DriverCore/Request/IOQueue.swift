@@ -1,10 +1,9 @@
-public import CHardware
-
-/// Delivers requests of one kind to a driver (WDFQUEUE).
+/// Decides which requests of one kind a driver gets, and when (WDFQUEUE).
 ///
-/// A queue is power-managed: it delivers only while it is started, which the framework does in D0, and holds what arrives
-/// otherwise. It has no lock of its own: the lock of the channel it belongs to is its synchronization scope, held by the
-/// caller of every function and while the handler runs.
+/// A queue is power-managed: it delivers only while it is started, which is in D0, and holds what arrives otherwise. The
+/// functions answer which request is to be delivered rather than calling a handler, so that a handler that finishes its
+/// request at once leads to a loop and not to a deeper call. A queue has no lock of its own: the lock of the channel it
+/// belongs to is its synchronization scope and is held by the caller.
 public struct IOQueue {
     /// When the next request is delivered.
     public enum Dispatch: Sendable {
@@ -16,29 +15,34 @@ public struct IOQueue {
         case manual
     }
 
+    /// What becomes of a request that is given to the queue.
+    public enum Disposition: Sendable {
+        /// It is the driver's now.
+        case deliver
+        /// It waits, and can be cancelled.
+        case waits
+        /// It was cancelled before it could wait; the caller completes it with ``Status/cancelled``.
+        case cancelled
+    }
+
     private let dispatch: Dispatch
-    private let handler: chw_completion
-    private let context: UnsafeMutableRawPointer
     private var waiting = RequestList()
     /// Requests delivered and not yet finished.
     public private(set) var delivered = 0
     /// Whether the queue delivers.
     public private(set) var isStarted = false
-    private var isDispatching = false
 
-    /// Makes a stopped queue. The handler gets `context` and the record, which it owns from then on.
-    public init(_ dispatch: Dispatch, context: UnsafeMutableRawPointer, handler: @escaping chw_completion) {
-        self.dispatch = dispatch
-        self.context = context
-        self.handler = handler
-    }
+    /// Makes a stopped queue.
+    @_noLocks public init(_ dispatch: Dispatch) { self.dispatch = dispatch }
 
     /// Requests that wait to be delivered.
     public var waitingCount: Int { @_noLocks get { waiting.count } }
 
-    /// Whether a request given now would reach the driver at once.
-    @_noLocks public func wouldDeliver() -> Bool {
-        guard isStarted, waiting.isEmpty else { return false }
+    /// Whether a request given now would be delivered at once.
+    @_noLocks public func wouldDeliver() -> Bool { waiting.isEmpty && mayDeliver() }
+
+    @_noLocks private func mayDeliver() -> Bool {
+        guard isStarted else { return false }
         switch dispatch {
         case .sequential: return delivered == 0
         case .parallel: return true
@@ -46,31 +50,33 @@ public struct IOQueue {
         }
     }
 
-    /// Takes a request; it is delivered now or waits, cancelable. False if it was cancelled before it could wait: the
-    /// caller then completes it with ``Status/cancelled``, outside the lock.
-    @_noLocks public mutating func submit(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
+    /// Takes a request.
+    @_noLocks public mutating func submit(_ record: UnsafeMutablePointer<RequestRecord>) -> Disposition {
         if wouldDeliver() {
             delivered &+= 1
-            chw_complete(handler, context, record)
-            return true
+            return .deliver
         }
-        guard record.pointee.markCancelable() else { return false }
+        guard record.pointee.markCancelable() else { return .cancelled }
         waiting.append(record)
-        return true
+        return .waits
     }
 
-    /// Takes out a waiting request that a cancel has claimed.
-    @_noLocks public mutating func withdraw(_ record: UnsafeMutablePointer<RequestRecord>) { waiting.remove(record) }
-
-    /// The driver is done with a delivered request; a sequential queue delivers the next.
-    @_noLocks public mutating func finished() {
+    /// The driver is done with a delivered request. Answers the next one to deliver, if there is one now.
+    @_noLocks public mutating func finished() -> UnsafeMutablePointer<RequestRecord>? {
+        precondition(delivered > 0)
         delivered &-= 1
-        dispatchWaiting()
+        return next()
     }
+
+    /// The next request to deliver, if there is one now; asked until nil after ``start()``.
+    @_noLocks public mutating func next() -> UnsafeMutablePointer<RequestRecord>? { mayDeliver() ? take() : nil }
 
     /// Takes the oldest waiting request out of a manual queue.
-    @_noLocks public mutating func retrieveNext() -> UnsafeMutablePointer<RequestRecord>? {
+    @_noLocks public mutating func retrieveNext() -> UnsafeMutablePointer<RequestRecord>? { isStarted ? take() : nil }
+
+    @_noLocks private mutating func take() -> UnsafeMutablePointer<RequestRecord>? {
         while let record = waiting.removeFirst() {
+            // One that a cancel has claimed is the canceller's to complete.
             guard record.pointee.claim() else { continue }
             delivered &+= 1
             return record
@@ -78,37 +84,23 @@ public struct IOQueue {
         return nil
     }
 
-    /// Starts delivering (the device is in D0).
-    @_noLocks public mutating func start() {
-        isStarted = true
-        dispatchWaiting()
-    }
+    /// Lets the queue deliver (the device is in D0).
+    @_noLocks public mutating func start() { isStarted = true }
 
-    /// Stops delivering; what the driver has it keeps.
+    /// Holds what is not delivered yet; what the driver has it keeps.
     @_noLocks public mutating func stop() { isStarted = false }
+
+    /// Takes out a waiting request that the caller has claimed, or that a cancel has.
+    @_noLocks public mutating func remove(_ record: UnsafeMutablePointer<RequestRecord>) { waiting.remove(record) }
+
+    /// Puts a waiting request that was taken out with ``remove(_:)`` back to its place, the first.
+    @_noLocks public mutating func putBack(_ record: UnsafeMutablePointer<RequestRecord>) { waiting.prepend(record) }
 
     /// The oldest waiting request, to look at its age.
     public var oldest: UnsafeMutablePointer<RequestRecord>? { @_noLocks get { waiting.first } }
-
-    /// Takes a waiting request out for the caller, who has claimed it.
-    @_noLocks public mutating func remove(_ record: UnsafeMutablePointer<RequestRecord>) { waiting.remove(record) }
 
     /// The request that waits behind another.
     @_noLocks public func next(
         after record: UnsafeMutablePointer<RequestRecord>
     ) -> UnsafeMutablePointer<RequestRecord>? { waiting.next(after: record) }
-
-    @_noLocks private mutating func dispatchWaiting() {
-        // A handler may finish its request at once; the loop below then delivers the next, not a deeper call.
-        guard !isDispatching else { return }
-        isDispatching = true
-        while isStarted, dispatch == .parallel || (dispatch == .sequential && delivered == 0),
-            let record = waiting.removeFirst()
-        {
-            guard record.pointee.claim() else { continue }
-            delivered &+= 1
-            chw_complete(handler, context, record)
-        }
-        isDispatching = false
-    }
 }

@@ -11,7 +11,10 @@ public struct IORequest: ~Copyable {
     private let pool: UnsafeMutablePointer<RequestPool>
 
     /// Takes over a record that nobody else holds.
-    @_noLocks public init(taking record: UnsafeMutablePointer<RequestRecord>, of pool: UnsafeMutablePointer<RequestPool>) {
+    @_noLocks public init(
+        taking record: UnsafeMutablePointer<RequestRecord>,
+        of pool: UnsafeMutablePointer<RequestPool>
+    ) {
         self.record = record
         self.pool = pool
     }

@@ -4,7 +4,8 @@
 public struct RequestList {
     /// The oldest request.
     public private(set) var first: UnsafeMutablePointer<RequestRecord>?
-    private var last: UnsafeMutablePointer<RequestRecord>?
+    /// The youngest request.
+    public private(set) var last: UnsafeMutablePointer<RequestRecord>?
     /// Requests in the list.
     public private(set) var count = 0
 
@@ -22,6 +23,17 @@ public struct RequestList {
         record.pointee.previous = last
         if let last { last.pointee.next = record } else { first = record }
         last = record
+        count &+= 1
+    }
+
+    /// Puts a record at the beginning.
+    @_noLocks public mutating func prepend(_ record: UnsafeMutablePointer<RequestRecord>) {
+        precondition(!record.pointee.isLinked)
+        record.pointee.isLinked = true
+        record.pointee.previous = nil
+        record.pointee.next = first
+        if let first { first.pointee.previous = record } else { last = record }
+        first = record
         count &+= 1
     }
 

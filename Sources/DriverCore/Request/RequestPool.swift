@@ -1,5 +1,4 @@
 public import CHardware
-import PCIBus
 import Synchronization
 
 /// The fixed set of request records of a card, made when it is added and never grown.
@@ -7,15 +6,13 @@ public struct RequestPool: ~Copyable {
     private let records: UnsafeMutablePointer<RequestRecord>
     /// Records in the pool.
     public let capacity: Int
-    private let lock: Lock
-    private let stack: UnsafeMutablePointer<UInt32>
-    private var free: Int
+    private let free: IndexStack
     private let dropped: Atomic<UInt64>
 
-    /// Called for each request when it is completed, with no lock held. The file layer sets it before the card starts.
-    public var completion: chw_completion
+    /// Called for each request when it is completed, with no lock held.
+    let completion: chw_completion
     /// The context of ``completion``.
-    public var completionContext: UnsafeMutableRawPointer
+    let completionContext: UnsafeMutableRawPointer
 
     /// What became of a cancel.
     public enum CancelOutcome: Sendable {
@@ -34,37 +31,24 @@ public struct RequestPool: ~Copyable {
         self.completion = completion
         self.completionContext = completionContext
         records = .allocate(capacity: capacity)
-        stack = .allocate(capacity: capacity)
-        for index in 0..<capacity {
-            (records + index).initialize(to: RequestRecord(index: UInt32(index)))
-            stack[index] = UInt32(capacity - 1 - index)
-        }
-        free = capacity
-        lock = Lock()
+        for index in 0..<capacity { (records + index).initialize(to: RequestRecord(index: UInt32(index))) }
+        free = IndexStack(count: capacity)
         dropped = Atomic(0)
     }
 
     deinit {
         records.deinitialize(count: capacity)
         records.deallocate()
-        stack.deallocate()
-        lock.destroy()
     }
 
     /// A fresh record, or nil when all are in use. Does not block.
-    @_noLocks public mutating func allocate(
+    @_noLocks public func allocate(
         _ kind: RequestKind,
         flags: RequestFlags,
         length: Int
     ) -> UnsafeMutablePointer<RequestRecord>? {
-        lock.lock()
-        guard free > 0 else {
-            lock.unlock()
-            return nil
-        }
-        free &-= 1
-        let record = records + Int(stack[free])
-        lock.unlock()
+        guard let index = free.pop(leaving: 0) else { return nil }
+        let record = records + Int(index)
         record.pointee.kind = kind
         record.pointee.flags = flags
         record.pointee.length = length
@@ -87,13 +71,10 @@ public struct RequestPool: ~Copyable {
     }
 
     /// Takes a completed record back.
-    @_noLocks public mutating func release(_ record: UnsafeMutablePointer<RequestRecord>) {
+    @_noLocks public func release(_ record: UnsafeMutablePointer<RequestRecord>) {
         let old = record.pointee.state.load(ordering: .relaxed)
         record.pointee.state.store(old & ~0xf | RequestRecord.Phase.free, ordering: .releasing)
-        lock.lock()
-        stack[free] = record.pointee.index
-        free &+= 1
-        lock.unlock()
+        free.push(record.pointee.index)
     }
 
     /// Cancels the use of a record that `cookie` names. The one atomic claim for which cancel and completion race.
@@ -132,7 +113,7 @@ public struct RequestPool: ~Copyable {
     public var droppedCount: UInt64 { dropped.load(ordering: .relaxed) }
 
     /// Records in use now.
-    public var inUse: Int { lock.locked { capacity - free } }
+    public var inUse: Int { capacity - free.count }
 
     @_noLocks func countDropped() { dropped.wrappingAdd(1, ordering: .relaxed) }
 }

@@ -60,6 +60,8 @@ public enum FailureCause: UInt8, Sendable {
     case gone
     /// The card is not in D0.
     case notInD0
+    /// Close waited long enough; the card still has bytes to take.
+    case stillSending
     /// The request was dropped without an answer: a defect of a driver.
     case dropped
 }
@@ -83,7 +85,7 @@ public typealias Segment = iovec
 /// completion, the file layer again in the completion routine. Only ``state`` is shared.
 public struct RequestRecord: ~Copyable {
     /// The most pieces one read answers with: a megabyte of half-page slots never needs more, shorter pieces are copied.
-    public static let maximumSegments = 64
+    public static var maximumSegments: Int { @_noLocks get { 64 } }
 
     /// generation << 4 | cancel requested << 3 | phase.
     @usableFromInline let state: Atomic<UInt64>

@@ -51,6 +51,8 @@ public struct Status: Hashable, Sendable {
     @inlinable public static var invalidDeviceState: Status { @_noLocks get { Status(rawValue: 0xc000_0184) } }
     /// The card failed the transfer.
     @inlinable public static var ioDeviceError: Status { @_noLocks get { Status(rawValue: 0xc000_0185) } }
+    /// Taken back by a command before it was carried out.
+    @inlinable public static var requestAborted: Status { @_noLocks get { Status(rawValue: 0xc000_0240) } }
     /// The length does not suit the device.
     @inlinable public static var invalidBufferSize: Status { @_noLocks get { Status(rawValue: 0xc000_0206) } }
 
@@ -74,6 +76,7 @@ public struct Status: Hashable, Sendable {
         .deviceConfigurationError: ("STATUS_DEVICE_CONFIGURATION_ERROR", ENXIO),
         .invalidDeviceState: ("STATUS_INVALID_DEVICE_STATE", EBUSY),
         .ioDeviceError: ("STATUS_IO_DEVICE_ERROR", EIO),
+        .requestAborted: ("STATUS_REQUEST_ABORTED", ECANCELED),
         .invalidBufferSize: ("STATUS_INVALID_BUFFER_SIZE", EMSGSIZE),
     ]
 

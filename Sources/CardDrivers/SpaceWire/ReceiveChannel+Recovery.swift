@@ -1,0 +1,116 @@
+import DriverCore
+import PCIBus
+
+// Starting, stopping and emptying the receive ring, and what happens when nothing comes.
+extension ReceiveChannel {
+    /// Takes over hardware that was just prepared. The engine is stopped.
+    mutating func attach(_ context: ChannelContext, ring: DescriptorRing, data: CommonBuffer) {
+        self.context = context
+        self.ring = ring
+        self.data = data
+    }
+
+    /// Gives the whole ring to an engine that was reset and lets readers in.
+    mutating func start() {
+        restartRing()
+        isHeld = false
+        readers.start()
+        repost()
+        settle()
+    }
+
+    private mutating func restartRing() {
+        guard let ring, let context else { return }
+        ring.clear()
+        posted = 0
+        filled = 0
+        head = 0
+        headOffset = 0
+        available = 0
+        isPacketOpen = false
+        slots.update(repeating: ReceiveSlot(), count: Self.slotCount)
+        // The counters start one lap apart: every slot was "read" and may be handed out.
+        head = UInt64(Self.slotCount)
+        filled = head
+        posted = head
+        released = 0
+        context.window.store32(
+            UInt32(truncatingIfNeeded: ring.logicalAddress.value),
+            SpaceWireLayout.rxDescriptorPointer
+        )
+    }
+
+    /// Gives nothing more to the card; what it has filled is lost when the ring starts anew. Answers whether no reply uses
+    /// the ring now.
+    mutating func hold() {
+        isHeld = true
+        readers.stop()
+    }
+
+    /// Whether replies are being made from the ring.
+    var isInUse: Bool { (0..<Self.slotCount).contains { slots[$0].users != 0 } }
+
+    /// Counts what nobody has read as discarded.
+    mutating func countDiscarded() {
+        reap()
+        counters.discardedBytes += UInt64(available)
+    }
+
+    /// Forgets the hardware; what waits goes on waiting.
+    mutating func detach() {
+        isHeld = true
+        ring = nil
+        data = nil
+        context = nil
+    }
+
+    /// Lets an engine that a bus error stopped go on at the descriptor it had.
+    mutating func restartEngine() {
+        guard let ring, let context, !isHeld else { return }
+        reap()
+        let place = UInt64(place(filled) * SpaceWireLayout.descriptorByteCount)
+        context.window.store32(
+            UInt32(truncatingIfNeeded: ring.logicalAddress.value + place),
+            SpaceWireLayout.rxDescriptorPointer
+        )
+        context.ring(SpaceWireLayout.Control.receiveStart)
+    }
+
+    /// Throws away what is in the ring (the `flush` command). Answers the bytes.
+    mutating func discard() -> Int {
+        reap()
+        let bytes = available
+        while head != filled {
+            let entry = slots[place(head)]
+            isPacketOpen = entry.end == .none
+            head += 1
+        }
+        headOffset = 0
+        available = 0
+        counters.discardedBytes += UInt64(bytes)
+        return bytes
+    }
+
+    /// Collects what has arrived, serves readers and looks at the clock. Dispatch level.
+    mutating func runDeferred() {
+        reap()
+        settle()
+        expire()
+        setTimer()
+    }
+
+    private mutating func expire() {
+        guard let context, context.policy.receiveTimeout != 0 else { return }
+        let now = context.clock.now()
+        var next = readers.oldest
+        while let record = next {
+            next = readers.next(after: record)
+            guard now >= max(record.pointee.waitingSince, lastArrival) + context.policy.receiveTimeout,
+                record.pointee.claim()
+            else { continue }
+            readers.remove(record)
+            counters.timeouts += 1
+            finishPartly(record, .ioTimeout, .noData)
+        }
+    }
+}

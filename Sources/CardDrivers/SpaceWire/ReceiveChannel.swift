@@ -1,0 +1,292 @@
+import CHardware
+import DriverCore
+import PCIBus
+import Synchronization
+
+/// What the driver knows of a slot of the receive ring that the card has filled.
+struct ReceiveSlot {
+    /// Bytes the card wrote.
+    var length = 0
+    /// The end marker behind them.
+    var end = PacketEnd.none
+    /// Replies that are being made straight from this slot.
+    var users = 0
+}
+
+/// Bytes from the card: a ring of slots in one common buffer, which the card fills ahead of the readers.
+///
+/// Counters run on for ever and name the slots: `released ≤ head ≤ filled ≤ posted`. Slots before `head` have been read,
+/// those up to `filled` hold data, those up to `posted` are with the card. `lock` guards everything but the atomics.
+struct ReceiveChannel: ~Copyable {
+    /// Slots in the ring; with ``slotByteCount`` 4 MiB, enough for the card to run ahead of a reader of megabytes.
+    static var slotCount: Int { @_noLocks get { 128 } }
+    /// Bytes of a slot: eight pages, which divides a megabyte, so that a long stream fills replies without a seam.
+    static var slotByteCount: Int { @_noLocks get { 32 << 10 } }
+    /// When fewer slots than this are left to the card, short pieces are copied out of the ring for a reader that waits.
+    static var scarceSlots: UInt64 { @_noLocks get { 32 } }
+
+    let lock: Lock
+    let pool: UnsafeMutablePointer<RequestPool>
+    var context: ChannelContext?
+    var ring: DescriptorRing?
+    var data: CommonBuffer?
+    let slots: UnsafeMutablePointer<ReceiveSlot>
+    var posted: UInt64 = 0
+    var filled: UInt64 = 0
+    var head: UInt64 = 0
+    var released: UInt64 = 0
+    /// Bytes of the slot at `head` that have been read.
+    var headOffset = 0
+    /// Bytes in the ring nobody has read.
+    var available = 0
+    /// A packet of which a part has been read.
+    var isPacketOpen = false
+    var isHeld = true
+
+    var framing = Framing.stream
+    /// Readers that wait, the oldest first.
+    var readers = IOQueue(.manual)
+    var decided = CompletionList()
+    var lastArrival: UInt64 = 0
+    var call = 0
+    var lastEnd = PacketEnd.none
+
+    /// What the service routine reads.
+    let signals: UnsafeMutablePointer<InterruptSignals>
+    var watchers = 0
+
+    var plan = TransferPlan()
+    var counters = ReceiveCounters()
+
+    init(pool: UnsafeMutablePointer<RequestPool>, signals: UnsafeMutablePointer<InterruptSignals>) {
+        self.pool = pool
+        self.signals = signals
+        lock = Lock()
+        slots = .allocate(capacity: Self.slotCount)
+        slots.initialize(repeating: ReceiveSlot(), count: Self.slotCount)
+    }
+
+    deinit {
+        slots.deallocate()
+        lock.destroy()
+    }
+
+    @_noLocks func place(_ slot: UInt64) -> Int { Int(truncatingIfNeeded: slot) & (Self.slotCount &- 1) }
+}
+
+/// What came through the receiver since the device was added.
+struct ReceiveCounters {
+    var requests: UInt64 = 0
+    var arrivedBytes: UInt64 = 0
+    var readBytes: UInt64 = 0
+    var packets: UInt64 = 0
+    var errorPackets: UInt64 = 0
+    var emptyPackets: UInt64 = 0
+    var discardedBytes: UInt64 = 0
+    var bufferedRequests: UInt64 = 0
+    var directRequests: UInt64 = 0
+    var timeouts: UInt64 = 0
+}
+
+extension ReceiveChannel {
+    /// Runs a closure with the lock held, then completes what was decided, without it, and gives the slots that replies
+    /// came from back to the card.
+    ///
+    /// The functions below are for such closures: what they read of the channel they may keep, since nobody else changes it
+    /// until they return.
+    @_noLocks static func perform(
+        _ channel: UnsafeMutablePointer<ReceiveChannel>,
+        _ body: (inout ReceiveChannel) -> Void
+    ) {
+        channel.pointee.lock.lock()
+        body(&channel.pointee)
+        finish(channel)
+    }
+
+    /// ``perform(_:_:)`` for the control path, where a closure may do as it likes.
+    static func control<Result>(
+        _ channel: UnsafeMutablePointer<ReceiveChannel>,
+        _ body: (inout ReceiveChannel) -> Result
+    ) -> Result {
+        channel.pointee.lock.lock()
+        let result = body(&channel.pointee)
+        finish(channel)
+        return result
+    }
+
+    @_noLocks private static func finish(_ channel: UnsafeMutablePointer<ReceiveChannel>) {
+        channel.pointee.repost()
+        var list = channel.pointee.decided
+        channel.pointee.decided = CompletionList()
+        let pool = channel.pointee.pool
+        channel.pointee.lock.unlock()
+        while let record = list.removeFirst() {
+            let (first, end) = record.pointee.driverContext
+            IORequest(taking: record, of: pool).complete(
+                record.pointee.status,
+                information: record.pointee.information,
+                cause: record.pointee.cause
+            )
+            guard first != end else { continue }
+            channel.pointee.lock.lock()
+            channel.pointee.release(first, end)
+            channel.pointee.lock.unlock()
+        }
+    }
+}
+
+// MARK: - The path of a read
+
+extension ReceiveChannel {
+    /// Takes a read request. Does not wait.
+    @_noLocks mutating func submit(_ record: UnsafeMutablePointer<RequestRecord>) {
+        record.pointee.waitingSince = context?.clock.now() ?? 0
+        counters.requests &+= 1
+        reap()
+        // Readers are served in the order they came: one that would overtake waits behind.
+        if readers.waitingCount == 0 || record.pointee.flags.contains(.nonblocking), serve(record) {
+            return
+        }
+        if record.pointee.flags.contains(.nonblocking) {
+            decided.add(record, .deviceBusy, cause: .wouldBlock)
+        } else if case .cancelled = readers.submit(record) {
+            finishPartly(record, .cancelled, .interrupted)
+        }
+        settle()
+    }
+
+    /// Takes over what the card has filled.
+    @_noLocks mutating func reap() {
+        guard let ring, let context else { return }
+        let before = filled
+        while filled != posted {
+            let word = ring.status(filled)
+            if word & SpaceWireLayout.Descriptor.enable != 0 { break }
+            var slot = ReceiveSlot()
+            slot.length = Int(word & SpaceWireLayout.Descriptor.lengthMask)
+            if word & SpaceWireLayout.Descriptor.eep != 0 {
+                slot.end = .eep
+                counters.errorPackets &+= 1
+            } else if word & SpaceWireLayout.Descriptor.eop != 0 {
+                slot.end = .eop
+            }
+            if slot.end != .none { counters.packets &+= 1 }
+            slots[place(filled)] = slot
+            available &+= slot.length
+            counters.arrivedBytes &+= UInt64(slot.length)
+            filled &+= 1
+        }
+        if filled != before { lastArrival = context.clock.now() }
+        skipEmpty()
+    }
+
+    /// Serves the readers that can be served, decides when to wake for the next, and looks once more after that is known.
+    @_noLocks mutating func settle() {
+        serveWaiting()
+        let isAwaited = readers.oldest != nil || watchers > 0
+        if isAwaited { aim() }
+        signals.pointee.receiveAwaited.store(isAwaited, ordering: .sequentiallyConsistent)
+        if isAwaited {
+            // The card may have filled a slot before the words above were seen: look once more, or nobody would.
+            chw_full_barrier()
+            reap()
+            serveWaiting()
+            if readers.oldest != nil {
+                aim()
+                setTimer()
+            }
+        }
+    }
+
+    @_noLocks private mutating func serveWaiting() {
+        while let record = readers.oldest {
+            guard canServe(record) else { return }
+            guard record.pointee.claim() else {
+                // A cancel has it and will take it out; readers behind it are served when it does.
+                return
+            }
+            readers.remove(record)
+            if !serve(record) {
+                // Bytes were copied out of a crowded ring, but not enough: it goes on waiting in its place, the first.
+                guard record.pointee.markCancelable() else {
+                    finishPartly(record, .cancelled, .interrupted)
+                    continue
+                }
+                readers.putBack(record)
+                return
+            }
+        }
+    }
+
+    /// The slot whose completion is worth a wake-up for the oldest reader.
+    @_noLocks private mutating func aim() {
+        var slot = filled
+        if let record = readers.oldest, watchers == 0 {
+            let missing = record.pointee.length &- record.pointee.accumulated &- available
+            if missing > 0 {
+                slot = filled &+ UInt64((missing &- 1) / Self.slotByteCount)
+                // Never beyond what the card can fill, and early enough to make room before it has to stop.
+                let last = posted &- Self.scarceSlots / 2
+                if slot > last { slot = last > filled ? last : filled }
+            }
+        }
+        signals.pointee.wakeSlot.store(slot, ordering: .sequentiallyConsistent)
+    }
+
+    /// The reply that came from slots `first..<end` is made.
+    @_noLocks private mutating func release(_ first: UInt64, _ end: UInt64) {
+        var slot = first
+        while slot != end {
+            slots[place(slot)].users &-= 1
+            slot &+= 1
+        }
+        repost()
+    }
+
+    /// Hands slots that were read and are in no reply back to the card, in ring order.
+    @_noLocks mutating func repost() {
+        guard let ring, let data, let context, !isHeld else { return }
+        let before = released
+        while released != head, slots[place(released)].users == 0 {
+            let slot = place(released)
+            ring.enable(
+                posted,
+                SpaceWireLayout.Descriptor.interrupt,
+                length: Self.slotByteCount,
+                address: data.logicalAddress.advanced(by: UInt64(slot &* Self.slotByteCount))
+            )
+            released &+= 1
+            posted &+= 1
+        }
+        // The engine stops at an entry it may not use; a start while it runs changes nothing.
+        if released != before { context.ring(SpaceWireLayout.Control.receiveStart) }
+    }
+
+    /// Takes out a request that a cancel has claimed, and says in `accumulated` what it has already got.
+    @_noLocks mutating func withdraw(_ record: UnsafeMutablePointer<RequestRecord>) {
+        readers.remove(record)
+        settle()
+    }
+
+    /// Whether a read would return at once.
+    @_noLocks mutating func isReadable() -> Bool {
+        reap()
+        settle()
+        return available > 0 && (framing == .stream || isPacketReady(atLeast: .max))
+    }
+
+    /// Sets the timer to when the oldest reader has waited long enough.
+    @_noLocks mutating func setTimer() {
+        guard let context, let record = readers.oldest else { return }
+        var deadline = UInt64.max
+        if available &+ record.pointee.accumulated > 0 {
+            deadline = lastArrival &+ context.policy.gather
+        }
+        if context.policy.receiveTimeout != 0 {
+            let since = record.pointee.waitingSince > lastArrival ? record.pointee.waitingSince : lastArrival
+            let end = since &+ context.policy.receiveTimeout
+            if end < deadline { deadline = end }
+        }
+        if deadline != .max { context.deferred.pointee.setTimer(call, deadline) }
+    }
+}

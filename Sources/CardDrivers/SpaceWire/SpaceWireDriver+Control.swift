@@ -1,0 +1,249 @@
+import CHardware
+public import DriverCore
+import PCIBus
+import Synchronization
+
+// What is not on the path of a request that goes well: deferred calls, recovery, and the controls of `dma/`.
+extension SpaceWireDriver {
+    /// The transmitter's deferred call and timer.
+    func transmitDeferred() {
+        let stall = TransmitChannel.control(transmit) { $0.runDeferred() }
+        if case .stalled = stall {
+            let cause = diagnose()
+            switch cause {
+            case .receiverFull, .linkDown: TransmitChannel.control(transmit) { $0.expire(cause) }
+            default: recover(cause, .ioTimeout)
+            }
+        }
+        tellIfReady(0)
+    }
+
+    /// The receiver's deferred call and timer.
+    func receiveDeferred() {
+        ReceiveChannel.control(receive) { $0.runDeferred() }
+        tellIfReady(1)
+    }
+
+    private func tellIfReady(_ direction: UInt32) {
+        let isAwaited =
+            direction == 0
+            ? TransmitChannel.control(transmit) { $0.watchers > 0 && $0.isWritable() }
+            : ReceiveChannel.control(receive) { $0.watchers > 0 && $0.isReadable() }
+        if isAwaited { device.readinessChanged(direction) }
+    }
+
+    /// Why the transmitter makes no progress.
+    private func diagnose() -> FailureCause {
+        switch device.examine() {
+        case .gone: return .gone
+        case .notInD0: return .notInD0
+        default: break
+        }
+        let command = (try? device.function.readConfiguration(ConfigurationSpace.command, .word)) ?? 0
+        if UInt16(truncatingIfNeeded: command) & ConfigurationSpace.Command.busMaster.rawValue == 0 {
+            return .busMasterOff
+        }
+        let window = signals.pointee.window
+        let status = window.load32(SpaceWireLayout.status)
+        if status & SpaceWireLayout.Status.busError != 0 { return .busError }
+        if status & SpaceWireLayout.Status.linkMask != SpaceWireLayout.Status.linkRun { return .linkDown }
+        if isFullCard { return window.load32(SpaceWireLayout.flow) & 1 != 0 ? .receiverFull : .stuck }
+        // A bare core does not show its credit: running on a link that runs is taken for back-pressure.
+        return status & SpaceWireLayout.Status.transmitRunning != 0 ? .receiverFull : .stuck
+    }
+
+    /// Takes the transmit ring back from a card that does not go on, accounts for what is lost, and lets it start anew.
+    func recover(_ cause: FailureCause, _ status: Status) {
+        TransmitChannel.control(transmit) { $0.hold() }
+        let window = signals.pointee.window
+        var stage = "data"
+        if cause == .busError {
+            // Both engines stopped at the error, and only a DMA reset lets them start again.
+            restartEngines(window)
+        } else if !cancelTransmitter(window) {
+            stage = "descriptor"
+            restartEngines(window)
+        }
+        let lost = TransmitChannel.control(transmit) { $0.reclaim(status, cause, endPacket: true) }
+        TransmitChannel.control(transmit) { $0.resume() }
+        if lost > 0 || cause != .discarded { reportLoss(lost, stage, status, cause) }
+    }
+
+    /// Asks the transmitter to stop, and waits at most 10 ms. Nothing new gets into the ring meanwhile, and no lock is held.
+    private func cancelTransmitter(_ window: RegisterWindow) -> Bool {
+        let control = window.load32(SpaceWireLayout.control)
+        guard control != .max else { return false }
+        window.store32(control | SpaceWireLayout.Control.transmitCancel, SpaceWireLayout.control)
+        for _ in 0..<100 {
+            if window.load32(SpaceWireLayout.status) & SpaceWireLayout.Status.transmitRunning == 0 { return true }
+            usleep(100)
+        }
+        return false
+    }
+
+    private func restartEngines(_ window: RegisterWindow) {
+        let control = window.load32(SpaceWireLayout.control)
+        guard control != .max else { return }
+        window.store32(control | SpaceWireLayout.Control.dmaReset, SpaceWireLayout.control)
+        ReceiveChannel.control(receive) { $0.restartEngine() }
+    }
+
+    /// Tells of lost bytes in `dma/last_error` and the list of recent failures.
+    func reportLoss(_ lost: UInt64, _ stage: String, _ status: Status, _ cause: FailureCause) {
+        let sent = TransmitChannel.control(transmit) { $0.counters.sentBytes }
+        device.report(
+            TransferFailure(
+                stage: stage,
+                direction: .toDevice,
+                bytesDone: sent,
+                bytesLost: lost,
+                status: status,
+                cause: causeText(cause),
+                advice: adviceText(cause)
+            )
+        )
+    }
+}
+
+extension SpaceWireDriver: DMAControl {
+    /// Whether packet boundaries are kept by reads. Every write is a packet on the wire in either framing.
+    public var framing: Framing {
+        get {
+            ReceiveChannel.control(receive) { $0.framing }
+        }
+        set {
+            ReceiveChannel.control(receive) {
+                $0.framing = newValue
+                $0.settle()
+            }
+        }
+    }
+
+    /// How the last packet read ended.
+    public var lastPacketEnd: PacketEnd {
+        ReceiveChannel.control(receive) { $0.lastEnd }
+    }
+
+    /// The transmitter's plan or the receiver's, whichever is younger.
+    public var lastPlan: TransferPlan {
+        let sent = TransmitChannel.control(transmit) { $0.plan }
+        let received = ReceiveChannel.control(receive) { $0.plan }
+        return received.time > sent.time ? received : sent
+    }
+
+    /// 255 pages: what one FUSE request carries from memory that does not begin on a page.
+    public var maximumPacketLength: Int { 255 * Page.size }
+
+    /// Aborts the transmitter, then discards what comes until nothing has come for the gather time. A source without end
+    /// is left after a second.
+    public func flush() {
+        recover(.discarded, .requestAborted)
+        let quiet = min(max(device.policy.gather, 1_000_000), 100_000_000)
+        let start = chw_clock_nanoseconds(CLOCK_MONOTONIC)
+        var lastByte = start
+        while true {
+            let bytes = ReceiveChannel.control(receive) { $0.discard() }
+            let now = chw_clock_nanoseconds(CLOCK_MONOTONIC)
+            if bytes > 0 { lastByte = now }
+            if now &- lastByte >= quiet || now &- start >= 1_000_000_000 { return }
+            usleep(200)
+        }
+    }
+
+    /// The counters of both channels.
+    public var counters: [(name: String, help: String, value: UInt64)] {
+        let sent = TransmitChannel.control(transmit) {
+            $0.reap()
+            $0.settle()
+            return $0.counters
+        }
+        let received = ReceiveChannel.control(receive) {
+            $0.reap()
+            return $0.counters
+        }
+        return [
+            ("tx_requests_total", "Writes accepted.", sent.requests),
+            ("tx_accepted_bytes_total", "Bytes accepted from writers.", sent.acceptedBytes),
+            ("tx_sent_bytes_total", "Bytes the card has taken.", sent.sentBytes),
+            ("tx_sent_requests_total", "Writes the card has taken.", sent.sentRequests),
+            ("tx_lost_bytes_total", "Accepted bytes that were lost and reported to their writers.", sent.lostBytes),
+            ("tx_buffered_requests_total", "Writes that went through a system buffer.", sent.bufferedRequests),
+            ("tx_direct_requests_total", "Writes that went out of the request's own memory.", sent.directRequests),
+            ("tx_timeouts_total", "Writes, fsyncs and closes that ended with ETIMEDOUT.", sent.timeouts),
+            ("tx_recoveries_total", "Times the transmit ring was taken back from the card.", sent.recoveries),
+            ("rx_requests_total", "Reads.", received.requests),
+            ("rx_arrived_bytes_total", "Bytes the card has delivered.", received.arrivedBytes),
+            ("rx_read_bytes_total", "Bytes given to readers.", received.readBytes),
+            ("rx_discarded_bytes_total", "Bytes discarded by a command or a reset.", received.discardedBytes),
+            ("rx_packets_total", "Packets that ended at the receiver.", received.packets),
+            ("rx_error_packets_total", "Packets that ended in EEP.", received.errorPackets),
+            ("rx_empty_packets_total", "Packets without data, which are never returned.", received.emptyPackets),
+            ("rx_buffered_requests_total", "Reads answered from a copy.", received.bufferedRequests),
+            ("rx_direct_requests_total", "Reads answered from the ring.", received.directRequests),
+            ("rx_timeouts_total", "Reads that ended with ETIMEDOUT.", received.timeouts),
+            ("link_events_total", "Link errors and time-codes.", signals.pointee.linkEvents.load(ordering: .relaxed)),
+            ("bus_errors_total", "Bus errors the card reported.", signals.pointee.busErrors.load(ordering: .relaxed)),
+        ]
+    }
+
+    /// Counts those who poll a direction.
+    public func watchReadiness(_ direction: UInt32, _ on: Bool) {
+        if direction == 0 {
+            TransmitChannel.control(transmit) {
+                $0.watchers += on ? 1 : -1
+                $0.settle()
+            }
+        } else {
+            ReceiveChannel.control(receive) {
+                $0.watchers += on ? 1 : -1
+                $0.settle()
+            }
+        }
+    }
+
+    /// What to tell the caller of a failed request.
+    public func sentence(for cause: FailureCause, kind: RequestKind) -> String {
+        "\(causeText(cause)): \(adviceText(cause))"
+    }
+
+    private func causeText(_ cause: FailureCause) -> String {
+        let card = device.function.address
+        switch cause {
+        case .none: return "the transfer failed on \(card)"
+        case .receiverFull: return "the receiver is full"
+        case .linkDown: return "the SpaceWire link of \(card) is not in Run"
+        case .busMasterOff: return "bus mastering of \(card) is off, so that it cannot fetch descriptors"
+        case .stuck: return "\(card) kept a descriptor without progress and was stopped"
+        case .busError: return "\(card) met a bus error: an address its IOMMU does not translate"
+        case .noData: return "nothing came from \(card) in time"
+        case .packetTooLong:
+            return "a packet is at most \(maximumPacketLength) bytes in packet framing"
+        case .outOfBuffers: return "all request buffers of \(card) are held by requests that wait"
+        case .interrupted: return "interrupted by a signal"
+        case .wouldBlock: return "the request would have to wait and the file is nonblocking"
+        case .deferred: return "bytes accepted earlier were lost"
+        case .discarded: return "bytes that were accepted and not sent were discarded by a command"
+        case .gone: return "\(card) does not answer any more"
+        case .notInD0: return "\(card) is not in D0"
+        case .stillSending: return "close waited for the linger time and \(card) still has bytes to take"
+        case .dropped: return "the driver dropped the request"
+        }
+    }
+
+    private func adviceText(_ cause: FailureCause) -> String {
+        switch cause {
+        case .receiverFull: return "read dma/rx, or write sink to sim/wire"
+        case .linkDown: return "check the cable and the far end; regs/status bits 1:0 read 3 in Run"
+        case .busMasterOff: return "switch it on with setpci COMMAND=0004:0004"
+        case .stuck, .busError: return "see dma/last_error; write reset to ctl if it happens again"
+        case .noData: return "check that the far end sends, or mount with rx_timeout=0 to wait for ever"
+        case .packetTooLong: return "write shorter packets, or set dma/framing to stream"
+        case .outOfBuffers: return "let some of the waiting writers finish"
+        case .wouldBlock: return "poll first"
+        case .gone: return "unmount, and mount again when it is back"
+        case .notInD0: return "see state"
+        case .stillSending: return "read dma/rx, or mount with a longer linger"
+        default: return "see dma/last_error"
+        }
+    }
+}

@@ -1,0 +1,230 @@
+public import CHardware
+public import DriverCore
+import PCIBus
+
+/// Drives a PCIe card that carries the SpaceWire Light core with its AMBA interface.
+///
+/// Descriptor rings lie in common buffers. A write goes out of the memory it arrived in, a read is answered from the memory
+/// the card wrote; the card reaches both through mappings made when the hardware was prepared.
+public final class SpaceWireDriver: CardDriver {
+    /// For people.
+    public static let name = "SpaceWire Light"
+
+    /// 10ee:5350.
+    public static func matches(_ identity: PCIIdentity) -> Bool {
+        identity.vendor == 0x10ee && identity.device == 0x5350
+    }
+
+    /// The core's registers, the card's, and the original card's memory windows.
+    public static var registerMap: RegisterMap {
+        RegisterMap(
+            registers: [
+                .init("control", at: SpaceWireLayout.control, isDriverOwned: true, "core control"),
+                .init("status", at: SpaceWireLayout.status, isDriverOwned: true, "core status, sticky bits"),
+                .init("txscaler", at: SpaceWireLayout.txScaler, "transmit clock divider minus 1"),
+                .init("timecode", at: SpaceWireLayout.timeCode, "time-code received and to send"),
+                .init(
+                    "rxdesc",
+                    at: SpaceWireLayout.rxDescriptorPointer,
+                    isDriverOwned: true,
+                    "next receive descriptor"
+                ),
+                .init(
+                    "txdesc",
+                    at: SpaceWireLayout.txDescriptorPointer,
+                    isDriverOwned: true,
+                    "next transmit descriptor"
+                ),
+                .init("id", at: SpaceWireLayout.id, isWritable: false, "identification, 0x53505743"),
+                .init("version", at: SpaceWireLayout.version, isWritable: false, "version of the card"),
+                .init("scratch", at: SpaceWireLayout.scratch, "a register without effect"),
+                .init("flow", at: SpaceWireLayout.flow, isWritable: false, "bit 0 no credit, bit 1 no descriptor"),
+                .init("memory1", at: SpaceWireLayout.writeMemory, "first word of the 8 KiB write memory"),
+                .init("memory2", at: SpaceWireLayout.readMemory, "first word of the 8 KiB read memory"),
+            ],
+            window: SpaceWireLayout.writeMemory..<SpaceWireLayout.writeMemory + SpaceWireLayout.memoryByteCount,
+            protectedBARs: [2]
+        )
+    }
+
+    /// 32-bit addresses, any number of runs, a megabyte at a time, words aligned to 4.
+    public static var dmaDescription: DeviceDescription? {
+        DeviceDescription(
+            addressWidth: 32,
+            scatterGather: true,
+            maximumLength: PayloadArena.payloadByteCount,
+            alignment: 4
+        )
+    }
+
+    // The device owns this driver and ends it first.
+    unowned let device: Device
+    let transmit: UnsafeMutablePointer<TransmitChannel>
+    let receive: UnsafeMutablePointer<ReceiveChannel>
+    let signals: UnsafeMutablePointer<InterruptSignals>
+    private let entry: UnsafeMutablePointer<SpaceWireEntry>
+    private var window = RegisterWindow.none
+    private var transmitTable: CommonBuffer?
+    private var receiveTable: CommonBuffer?
+    private var receiveData: CommonBuffer?
+    /// Whether the card has the registers around the core (``SpaceWireLayout/flow``).
+    private(set) var isFullCard = false
+
+    /// The bits of the control register that stay while the card works.
+    private static let control =
+        SpaceWireLayout.Control.linkStart | SpaceWireLayout.Control.autoStart
+        | SpaceWireLayout.Control.interruptOnLink | SpaceWireLayout.Control.interruptOnTimeCode
+        | SpaceWireLayout.Control.interruptOnReceive | SpaceWireLayout.Control.interruptOnTransmit
+
+    /// Makes the channels and their deferred calls.
+    public init(device: Device) throws(StatusError) {
+        self.device = device
+        signals = .allocate(capacity: 1)
+        signals.initialize(to: InterruptSignals(deferred: device.deferred))
+        transmit = .allocate(capacity: 1)
+        transmit.initialize(to: TransmitChannel(pool: device.pool, signals: signals))
+        receive = .allocate(capacity: 1)
+        receive.initialize(to: ReceiveChannel(pool: device.pool, signals: signals))
+        entry = .allocate(capacity: 1)
+        entry.initialize(to: SpaceWireEntry(transmit: transmit, receive: receive))
+
+        let context = Unmanaged.passUnretained(self).toOpaque()
+        signals.pointee.transmitCall = device.deferred.pointee.register(context: context) { context in
+            Unmanaged<SpaceWireDriver>.fromOpaque(context).takeUnretainedValue().transmitDeferred()
+        }
+        signals.pointee.receiveCall = device.deferred.pointee.register(context: context) { context in
+            Unmanaged<SpaceWireDriver>.fromOpaque(context).takeUnretainedValue().receiveDeferred()
+        }
+        signals.pointee.errorCall = device.deferred.pointee.register(context: context) { context in
+            Unmanaged<SpaceWireDriver>.fromOpaque(context).takeUnretainedValue().recover(.busError, .ioDeviceError)
+        }
+        transmit.pointee.call = signals.pointee.transmitCall
+        receive.pointee.call = signals.pointee.receiveCall
+        device.interrupt.pointee.setServiceRoutine(context: UnsafeMutableRawPointer(signals)) { context, vector in
+            serveSpaceWire(context, vector)
+        }
+    }
+
+    deinit {
+        entry.deinitialize(count: 1)
+        entry.deallocate()
+        transmit.deinitialize(count: 1)
+        transmit.deallocate()
+        receive.deinitialize(count: 1)
+        receive.deallocate()
+        signals.deinitialize(count: 1)
+        signals.deallocate()
+    }
+
+    /// Maps BAR0 and BAR2 and allocates the rings.
+    public func prepareHardware(_ resources: ResourceLists) throws(StatusError) {
+        guard let bar0 = resources.memory(bar: 0), bar0.length >= SpaceWireLayout.readMemory else {
+            throw StatusError(
+                .deviceConfigurationError,
+                "BAR0 of \(device.function.address) is missing or smaller than the card's register space"
+            )
+        }
+        window = try device.mapBAR(0)
+        for resource in resources.translated where resource.type == .memory {
+            if let bar = resource.bar, bar != 0 { _ = try device.mapBAR(bar) }
+        }
+        guard let adapter = device.adapter, let arena = device.arenaBuffer else {
+            throw StatusError(.insufficientResources, "no DMA adapter for \(device.function.address)")
+        }
+        let table = SpaceWireLayout.tableByteCount
+        let transmitTable = try adapter.allocateCommonBuffer(byteCount: table, alignment: table)
+        self.transmitTable = transmitTable
+        let receiveTable = try adapter.allocateCommonBuffer(byteCount: table, alignment: table)
+        self.receiveTable = receiveTable
+        let receiveData = try adapter.allocateCommonBuffer(
+            byteCount: ReceiveChannel.slotCount * ReceiveChannel.slotByteCount
+        )
+        self.receiveData = receiveData
+        isFullCard = window.load32(SpaceWireLayout.id) == SpaceWireLayout.identity
+
+        let context = ChannelContext(
+            window: window,
+            control: Self.control,
+            arena: device.arena,
+            arenaBuffer: arena,
+            deferred: device.deferred,
+            clock: device.clock,
+            policy: device.policy
+        )
+        let transmitRing = DescriptorRing(buffer: transmitTable, count: TransmitChannel.ringCount)
+        let receiveRing = DescriptorRing(buffer: receiveTable, count: ReceiveChannel.slotCount)
+        TransmitChannel.control(transmit) { $0.attach(context, ring: transmitRing) }
+        ReceiveChannel.control(receive) { $0.attach(context, ring: receiveRing, data: receiveData) }
+        signals.pointee.window = window
+        signals.pointee.receiveRing = receiveRing
+        signals.pointee.hasOneVector = (device.function.interruptVectors[.msix] ?? 0) < 4
+    }
+
+    /// Forgets what ``prepareHardware(_:)`` got; the framework unmaps and frees it.
+    public func releaseHardware() {
+        TransmitChannel.control(transmit) { $0.detach() }
+        ReceiveChannel.control(receive) { $0.detach() }
+        signals.pointee.receiveRing = nil
+        signals.pointee.window = .none
+        transmitTable = nil
+        receiveTable = nil
+        receiveData = nil
+    }
+
+    /// Resets the core and starts the link. Throws ``Status/deviceNotConnected`` when nobody answers.
+    public func d0Entry() throws(StatusError) {
+        window.store32(SpaceWireLayout.Control.reset, SpaceWireLayout.control)
+        let status = window.load32(SpaceWireLayout.status)
+        guard status != .max else {
+            throw StatusError(
+                .deviceNotConnected,
+                "BAR0 of \(device.function.address) reads all ones: the card does not answer"
+            )
+        }
+        window.store32(Self.control, SpaceWireLayout.control)
+    }
+
+    /// Stops the core.
+    public func d0Exit() { window.store32(SpaceWireLayout.Control.reset, SpaceWireLayout.control) }
+
+    /// Nothing is left to do: the core's own enables are part of its control word.
+    public func interruptsEnabled() throws(StatusError) {}
+
+    /// Nothing is left to do.
+    public func interruptsDisabling() {}
+
+    /// Starts both rings.
+    public func startIO() {
+        ReceiveChannel.control(receive) { $0.start() }
+        TransmitChannel.control(transmit) { $0.start() }
+    }
+
+    /// Stops both rings; what was accepted and not sent is lost, and told to those who wrote it.
+    public func suspendIO() {
+        TransmitChannel.control(transmit) { $0.hold() }
+        ReceiveChannel.control(receive) { $0.hold() }
+        window.store32(Self.control | SpaceWireLayout.Control.dmaReset, SpaceWireLayout.control)
+        let lost = TransmitChannel.control(transmit) { $0.reclaim(.requestAborted, .discarded, endPacket: false) }
+        waitForReplies()
+        ReceiveChannel.control(receive) { $0.countDiscarded() }
+        if lost > 0 { reportLoss(lost, "data", .requestAborted, .discarded) }
+    }
+
+    /// Replies that are being made from the ring end by themselves: each is one system call.
+    private func waitForReplies() {
+        for _ in 0..<10_000 {
+            if !ReceiveChannel.control(receive, { $0.isInUse }) { return }
+            usleep(100)
+        }
+    }
+
+    /// The data path.
+    public var entryPoints: chw_entry_points? { SpaceWireEntry.table(entry) }
+
+    /// The controls of the streams.
+    public var dma: (any DMAControl)? { self }
+}
+
+@_noLocks private func serveSpaceWire(_ context: UnsafeMutableRawPointer, _ vector: UInt32) -> Bool {
+    context.assumingMemoryBound(to: InterruptSignals.self).pointee.serve(vector)
+}

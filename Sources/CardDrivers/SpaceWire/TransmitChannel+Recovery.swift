@@ -1,0 +1,183 @@
+import CHardware
+import DriverCore
+import PCIBus
+
+/// What a look at the clock found.
+enum TransmitStall {
+    /// The card makes progress, or has nothing to do.
+    case none
+    /// Descriptors are with the card and none was finished for the time allowed.
+    case stalled
+}
+
+// What happens when the card does not: none of it is on the path of a request that goes well.
+extension TransmitChannel {
+    /// Starts the ring anew on hardware that was just prepared. The engine is stopped.
+    mutating func attach(_ context: ChannelContext, ring: DescriptorRing) {
+        self.context = context
+        self.ring = ring
+    }
+
+    /// Empties the ring for an engine that was reset, and lets writes through.
+    mutating func start() {
+        restartRing()
+        isHeld = false
+        writes.start()
+        deliver(writes.next())
+        settle()
+    }
+
+    private mutating func restartRing() {
+        guard let ring, let context else { return }
+        ring.clear()
+        head = 0
+        tail = 0
+        context.window.store32(
+            UInt32(truncatingIfNeeded: ring.logicalAddress.value),
+            SpaceWireLayout.txDescriptorPointer
+        )
+    }
+
+    /// Lets nothing new into the ring.
+    mutating func hold() {
+        isHeld = true
+        writes.stop()
+    }
+
+    /// Forgets the hardware; what waits goes on waiting.
+    mutating func detach() {
+        isHeld = true
+        ring = nil
+        context = nil
+    }
+
+    /// Takes back what a stopped engine left in the ring; each file that lost bytes is told at its next call. The ring is
+    /// ready for use again, with an error end of packet if a packet was left open. Answers the bytes lost.
+    mutating func reclaim(_ status: Status, _ cause: FailureCause, endPacket: Bool) -> UInt64 {
+        reap()
+        var lost: UInt64 = 0
+        let wasOpen = head != tail
+        while head != tail {
+            let mark = marks[Int(truncatingIfNeeded: head) & (Self.ringCount - 1)]
+            head += 1
+            guard mark.sequence != 0 else { continue }
+            lost += UInt64(mark.byteCount)
+            if let stream = mark.stream, stream.pointee.generation == mark.generation {
+                stream.pointee.lostBytes += UInt64(mark.byteCount)
+                stream.pointee.lossStatus = status
+                stream.pointee.lossCause = cause
+            }
+            done = mark.sequence
+            giveBack(mark)
+        }
+        counters.lostBytes += lost
+        counters.recoveries += 1
+        failBarriers(status, cause)
+        restartRing()
+        if endPacket, wasOpen, let ring, let context {
+            // The receiver has the beginning of a packet that will not go on: only an end marker closes it.
+            marks[0] = TransmitMark()
+            ring.enable(
+                0,
+                SpaceWireLayout.Descriptor.eep,
+                length: 0,
+                address: context.arenaBuffer.logicalAddress
+            )
+            tail = 1
+            context.ring(SpaceWireLayout.Control.transmitStart)
+        }
+        lastProgress = context?.clock.now() ?? 0
+        return lost
+    }
+
+    /// Ends the waits for bytes that will not be sent; a wait for bytes that were is a success.
+    private mutating func failBarriers(_ status: Status, _ cause: FailureCause) {
+        var barrier = barriers.first
+        while let record = barrier {
+            barrier = barriers.next(after: record)
+            guard record.pointee.claim() else { continue }
+            barriers.remove(record)
+            if let stream = record.pointee.stream, stream.pointee.lossCause == .none {
+                decided.add(record, .success, information: record.pointee.accumulated)
+            } else {
+                decided.add(record, status, cause: cause)
+            }
+        }
+    }
+
+    /// Lets writes in again after ``reclaim(_:_:endPacket:)``.
+    mutating func resume() {
+        isHeld = false
+        writes.start()
+        deliver(writes.next())
+        settle()
+        setTimer()
+    }
+
+    /// Collects what is done and looks at the clock. Dispatch level.
+    mutating func runDeferred() -> TransmitStall {
+        isTimerSet = false
+        reap()
+        settle()
+        expireClosing()
+        var stall = TransmitStall.none
+        if let context, context.policy.transmitTimeout != 0, head != tail || current != nil,
+            context.clock.now() >= lastProgress &+ context.policy.transmitTimeout
+        {
+            stall = .stalled
+        }
+        setTimer()
+        return stall
+    }
+
+    private mutating func expireClosing() {
+        guard let context else { return }
+        let now = context.clock.now()
+        var barrier = barriers.first
+        while let record = barrier {
+            barrier = barriers.next(after: record)
+            guard record.pointee.kind == .close, now >= record.pointee.waitingSince &+ context.policy.linger,
+                record.pointee.claim()
+            else { continue }
+            barriers.remove(record)
+            counters.timeouts += 1
+            decided.add(record, .ioTimeout, cause: .stillSending)
+        }
+    }
+
+    /// Ends every wait that has lasted the time allowed without progress; what was accepted stays in the ring.
+    mutating func expire(_ cause: FailureCause) {
+        if let context {
+            let now = context.clock.now()
+            let timeout = context.policy.transmitTimeout
+            let base = lastProgress
+            func isOver(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
+                now >= max(record.pointee.waitingSince, base) &+ timeout
+            }
+            var queued = writes.oldest
+            while let record = queued {
+                queued = writes.next(after: record)
+                guard isOver(record), record.pointee.claim() else { continue }
+                writes.remove(record)
+                counters.timeouts += 1
+                decided.add(record, .ioTimeout, cause: cause)
+            }
+            if let record = current, isOver(record), record.pointee.claim() {
+                current = nil
+                counters.timeouts += 1
+                decided.add(record, .ioTimeout, cause: cause)
+                deliver(writes.finished())
+            }
+            var barrier = barriers.first
+            while let record = barrier {
+                barrier = barriers.next(after: record)
+                guard isOver(record), record.pointee.claim() else { continue }
+                barriers.remove(record)
+                counters.timeouts += 1
+                decided.add(record, .ioTimeout, cause: cause)
+            }
+            settle()
+            setTimer()
+        }
+    }
+}

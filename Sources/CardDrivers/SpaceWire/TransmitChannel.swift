@@ -1,0 +1,377 @@
+import CHardware
+import DriverCore
+import PCIBus
+import Synchronization
+
+/// What the driver remembers of a transmit descriptor it gave to the card.
+struct TransmitMark {
+    /// The sequence number of the request this descriptor ends; 0 for one that does not end a request.
+    var sequence: UInt64 = 0
+    /// The open file the bytes came through.
+    var stream: UnsafeMutablePointer<StreamRecord>?
+    /// Which opening of that file.
+    var generation: UInt64 = 0
+    /// Bytes of the whole request.
+    var byteCount = 0
+    /// The memory to give back when the request is done.
+    var storage = PayloadStorage.none
+    /// Its index.
+    var bufferIndex: UInt32 = 0
+}
+
+/// Bytes to the card: a ring of descriptors that the card reads through its IOMMU.
+///
+/// Writes are posted: a write is complete when its descriptors are in the ring, and its memory belongs to the ring until the
+/// card has read it. One write at a time may wait for room; those behind it wait in the queue. `lock` guards everything
+/// but the words marked atomic.
+struct TransmitChannel: ~Copyable {
+    /// Descriptors in the ring.
+    static var ringCount: Int { @_noLocks get { 512 } }
+    /// Receive buffers that may be in the ring: enough to keep the card busy while the next request arrives, few enough to
+    /// stay in the processor's cache.
+    static var maximumPostedBuffers: Int { @_noLocks get { 6 } }
+
+    let lock: Lock
+    let pool: UnsafeMutablePointer<RequestPool>
+    var context: ChannelContext?
+    var ring: DescriptorRing?
+    let marks: UnsafeMutablePointer<TransmitMark>
+    /// Running counters: the next entry to fill, the oldest the card still has.
+    var tail: UInt64 = 0
+    var head: UInt64 = 0
+    /// Sequence numbers of the last request accepted, and of the last the card has taken.
+    var accepted: UInt64 = 0
+    var done: UInt64 = 0
+    var postedBuffers = 0
+
+    /// Holds and delivers writes.
+    var writes = IOQueue(.sequential)
+    /// The write that waits for room.
+    var current: UnsafeMutablePointer<RequestRecord>?
+    /// fsync, close and synchronous writes that wait for a sequence number.
+    var barriers = RequestList()
+    /// Decided under the lock, completed outside.
+    var decided = CompletionList()
+    /// No descriptor may be filled while the ring is being taken back.
+    var isHeld = true
+
+    var lastProgress: UInt64 = 0
+    var isTimerSet = false
+    var call = 0
+    /// What the service routine reads.
+    let signals: UnsafeMutablePointer<InterruptSignals>
+    /// Pollers that wait for room.
+    var watchers = 0
+
+    var plan = TransferPlan()
+    var counters = TransmitCounters()
+
+    init(pool: UnsafeMutablePointer<RequestPool>, signals: UnsafeMutablePointer<InterruptSignals>) {
+        self.pool = pool
+        self.signals = signals
+        lock = Lock()
+        marks = .allocate(capacity: Self.ringCount)
+        marks.initialize(repeating: TransmitMark(), count: Self.ringCount)
+    }
+
+    deinit {
+        marks.deallocate()
+        lock.destroy()
+    }
+}
+
+/// What went through the transmitter since the device was added.
+struct TransmitCounters {
+    var requests: UInt64 = 0
+    var acceptedBytes: UInt64 = 0
+    var sentBytes: UInt64 = 0
+    var sentRequests: UInt64 = 0
+    var lostBytes: UInt64 = 0
+    var bufferedRequests: UInt64 = 0
+    var directRequests: UInt64 = 0
+    var timeouts: UInt64 = 0
+    var recoveries: UInt64 = 0
+}
+
+extension TransmitChannel {
+    /// Runs a closure with the lock held, then completes what was decided, without it.
+    ///
+    /// The functions below are for such closures: what they read of the channel they may keep, since nobody else changes it
+    /// until they return.
+    @_noLocks static func perform(
+        _ channel: UnsafeMutablePointer<TransmitChannel>,
+        _ body: (inout TransmitChannel) -> Void
+    ) {
+        channel.pointee.lock.lock()
+        body(&channel.pointee)
+        finish(channel)
+    }
+
+    /// ``perform(_:_:)`` for the control path, where a closure may do as it likes.
+    static func control<Result>(
+        _ channel: UnsafeMutablePointer<TransmitChannel>,
+        _ body: (inout TransmitChannel) -> Result
+    ) -> Result {
+        channel.pointee.lock.lock()
+        let result = body(&channel.pointee)
+        finish(channel)
+        return result
+    }
+
+    @_noLocks private static func finish(_ channel: UnsafeMutablePointer<TransmitChannel>) {
+        var list = channel.pointee.decided
+        channel.pointee.decided = CompletionList()
+        let pool = channel.pointee.pool
+        channel.pointee.lock.unlock()
+        if !list.isEmpty { list.completeAll(pool) }
+    }
+}
+
+// MARK: - The path of a write
+
+extension TransmitChannel {
+    /// Takes a write, barrier or close request. Does not wait.
+    @_noLocks mutating func submit(_ record: UnsafeMutablePointer<RequestRecord>) {
+        if let stream = record.pointee.stream, stream.pointee.lossCause != .none {
+            decided.add(record, stream.pointee.lossStatus, cause: stream.pointee.lossCause)
+        } else if record.pointee.kind == .write {
+            submitWrite(record)
+        } else {
+            submitBarrier(record)
+        }
+        settle()
+    }
+
+    @_noLocks private mutating func submitWrite(_ record: UnsafeMutablePointer<RequestRecord>) {
+        if record.pointee.flags.contains(.nonblocking), !canTakeNow(record) {
+            reap()
+            if !canTakeNow(record) {
+                decided.add(record, .deviceBusy, cause: .wouldBlock)
+                return
+            }
+        }
+        record.pointee.waitingSince = context?.clock.now() ?? 0
+        switch writes.submit(record) {
+        case .deliver: deliver(record)
+        case .waits: break
+        case .cancelled: decided.add(record, .cancelled, cause: .interrupted)
+        }
+        setTimer()
+    }
+
+    /// Carries out delivered writes until one has to wait or there is none.
+    @_noLocks mutating func deliver(_ first: UnsafeMutablePointer<RequestRecord>?) {
+        var next = first
+        while let record = next { next = evtWrite(record) ? writes.finished() : nil }
+    }
+
+    @_noLocks private func canTakeNow(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
+        guard current == nil, writes.wouldDeliver() else { return false }
+        return hasRoom(record)
+    }
+
+    @_noLocks private mutating func submitBarrier(_ record: UnsafeMutablePointer<RequestRecord>) {
+        reap()
+        let target = record.pointee.stream?.pointee.lastSequence ?? accepted
+        if target <= done {
+            decided.add(record, .success)
+            return
+        }
+        waitForSequence(record, target)
+    }
+
+    /// Lets a request that the driver owns wait until the card has taken everything up to `target`.
+    @_noLocks private mutating func waitForSequence(_ record: UnsafeMutablePointer<RequestRecord>, _ target: UInt64) {
+        record.pointee.sequence = target
+        record.pointee.waitingSince = context?.clock.now() ?? 0
+        guard record.pointee.markCancelable() else {
+            decided.add(record, .cancelled, cause: .interrupted)
+            return
+        }
+        barriers.append(record)
+        setTimer()
+    }
+
+    /// Carries out one write (EvtIoWrite). False if it keeps it to wait for room.
+    @_noLocks private mutating func evtWrite(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
+        if !hasRoom(record) { reap() }
+        if hasRoom(record) {
+            post(record)
+            return true
+        }
+        guard record.pointee.markCancelable() else {
+            decided.add(record, .cancelled, cause: .interrupted)
+            return true
+        }
+        current = record
+        return false
+    }
+
+    @_noLocks private func hasRoom(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
+        guard !isHeld, context != nil else { return false }
+        if record.pointee.storage == .receiveBuffer && postedBuffers >= Self.maximumPostedBuffers { return false }
+        let fragment = SpaceWireLayout.fragmentByteCount
+        let needed = (record.pointee.length &+ (fragment &- 1)) / fragment
+        return needed <= Self.ringCount &- Int(tail &- head)
+    }
+
+    /// Writes the scatter/gather list of a request into the descriptor table and rings the doorbell.
+    @_noLocks private mutating func post(_ record: UnsafeMutablePointer<RequestRecord>) {
+        guard let context, let ring, let payload = record.pointee.payload else { return }
+        let mdl = MemoryDescriptorList(virtualAddress: VirtualAddress(payload), byteCount: record.pointee.length)
+        guard var list = context.arenaBuffer.scatterGatherList(of: mdl) else {
+            decided.add(record, .internalError)
+            return
+        }
+        if tail == head { lastProgress = context.clock.now() }
+        let first = tail
+        var elements = 0
+        while let element = list.element(maximum: SpaceWireLayout.fragmentByteCount) {
+            let isLast = list.remaining == 0
+            let flags =
+                isLast ? SpaceWireLayout.Descriptor.eop | SpaceWireLayout.Descriptor.interrupt : 0
+            // The first entry is enabled last: the card must not overtake the driver within a request.
+            if tail == first {
+                ring.prepare(tail, flags, length: element.byteCount, address: element.address)
+            } else {
+                ring.enable(tail, flags, length: element.byteCount, address: element.address)
+            }
+            marks[Int(truncatingIfNeeded: tail) & (Self.ringCount &- 1)].sequence = 0
+            tail &+= 1
+            elements &+= 1
+        }
+        accepted &+= 1
+        let stream = record.pointee.stream
+        marks[Int(truncatingIfNeeded: tail &- 1) & (Self.ringCount &- 1)] = TransmitMark(
+            sequence: accepted,
+            stream: stream,
+            generation: stream?.pointee.generation ?? 0,
+            byteCount: record.pointee.length,
+            storage: record.pointee.storage,
+            bufferIndex: record.pointee.bufferIndex
+        )
+        stream?.pointee.lastSequence = accepted
+        ring.release(first)
+        context.ring(SpaceWireLayout.Control.transmitStart)
+
+        note(record, mdl, elements)
+        // The memory belongs to the ring from here on.
+        record.pointee.storage = .none
+        if record.pointee.flags.contains(.synchronous) {
+            record.pointee.accumulated = record.pointee.length
+            waitForSequence(record, accepted)
+        } else {
+            decided.add(record, .success, information: record.pointee.length)
+        }
+    }
+
+    @_noLocks private mutating func note(
+        _ record: UnsafeMutablePointer<RequestRecord>,
+        _ mdl: MemoryDescriptorList,
+        _ elements: Int
+    ) {
+        let isBuffered = record.pointee.storage == .systemBuffer
+        if record.pointee.storage == .receiveBuffer { postedBuffers &+= 1 }
+        counters.requests &+= 1
+        counters.acceptedBytes &+= UInt64(mdl.byteCount)
+        if isBuffered { counters.bufferedRequests &+= 1 } else { counters.directRequests &+= 1 }
+        plan.time = context?.clock.now() ?? 0
+        plan.direction = .toDevice
+        plan.isBuffered = isBuffered
+        plan.memory = isBuffered ? .system : .request
+        plan.byteCount = mdl.byteCount
+        plan.pages = mdl.pageCount
+        plan.elements = elements
+    }
+
+    /// Takes back what the card has done.
+    @_noLocks mutating func reap() {
+        guard let ring, let context else { return }
+        let before = head
+        while head != tail, ring.status(head) & SpaceWireLayout.Descriptor.enable == 0 {
+            let mark = marks[Int(truncatingIfNeeded: head) & (Self.ringCount &- 1)]
+            head &+= 1
+            guard mark.sequence != 0 else { continue }
+            done = mark.sequence
+            counters.sentBytes &+= UInt64(mark.byteCount)
+            counters.sentRequests &+= 1
+            giveBack(mark)
+        }
+        if head != before { lastProgress = context.clock.now() }
+    }
+
+    @_noLocks mutating func giveBack(_ mark: TransmitMark) {
+        if mark.storage == .receiveBuffer { postedBuffers &-= 1 }
+        if mark.storage != .none { context?.arena.pointee.give(mark.storage, mark.bufferIndex) }
+    }
+
+    /// Lets everything happen that can happen now, and decides whether an interrupt is worth a wake-up.
+    @_noLocks mutating func settle() {
+        advance()
+        let isAwaited = current != nil || !barriers.isEmpty || watchers > 0
+        signals.pointee.transmitAwaited.store(isAwaited, ordering: .sequentiallyConsistent)
+        if isAwaited {
+            // The card may have finished before the word above was seen: look once more, or nobody would.
+            chw_full_barrier()
+            reap()
+            advance()
+        }
+    }
+
+    @_noLocks private mutating func advance() {
+        while let record = current, hasRoom(record) {
+            current = nil
+            if record.pointee.claim() { post(record) }
+            deliver(writes.finished())
+        }
+        var barrier = barriers.first
+        while let record = barrier {
+            barrier = barriers.next(after: record)
+            guard record.pointee.sequence <= done, record.pointee.claim() else { continue }
+            barriers.remove(record)
+            decided.add(record, .success, information: record.pointee.accumulated)
+        }
+    }
+
+    /// Takes out a request that a cancel has claimed. Does not wait.
+    @_noLocks mutating func withdraw(_ record: UnsafeMutablePointer<RequestRecord>) {
+        if current == record {
+            current = nil
+            deliver(writes.finished())
+        } else if record.pointee.kind != .write || record.pointee.accumulated != 0 {
+            barriers.remove(record)
+        } else {
+            writes.remove(record)
+        }
+        settle()
+    }
+
+    /// Whether a write would be taken now.
+    @_noLocks mutating func isWritable() -> Bool {
+        reap()
+        settle()
+        return current == nil && !isHeld && postedBuffers < Self.maximumPostedBuffers
+            && Self.ringCount &- Int(tail &- head) >= 32
+    }
+
+    /// Sets the timer to the next moment at which something could have taken too long. It is set once and looks again when
+    /// it fires, rather than moved by every request.
+    @_noLocks mutating func setTimer() {
+        guard let context else { return }
+        var earliest = UInt64.max
+        if !isTimerSet, context.policy.transmitTimeout != 0, head != tail || current != nil || !barriers.isEmpty {
+            // The oldest wait counts from its beginning or from the last progress, whichever came later.
+            let now = context.clock.now()
+            let oldest = current ?? barriers.first
+            let since = oldest?.pointee.waitingSince ?? lastProgress
+            earliest = (since > lastProgress ? since : lastProgress) &+ context.policy.transmitTimeout
+            if earliest <= now { earliest = now &+ context.policy.transmitTimeout }
+            isTimerSet = true
+        }
+        if let last = barriers.last, last.pointee.kind == .close {
+            let linger = last.pointee.waitingSince &+ context.policy.linger
+            if linger < earliest { earliest = linger }
+        }
+        if earliest != .max { context.deferred.pointee.setTimer(call, earliest) }
+    }
+}
