@@ -6,8 +6,7 @@ import Synchronization
 /// behind an IOMMU. Registers and descriptors are those of the SpaceWire Light core (J. van Rantwijk, version 20130504).
 ///
 /// After ``close()`` accesses find nobody: reads are all ones.
-// The state is under its own lock, the rest under `lifecycle`.
-public final class SimulatedFunction: PCIFunction, @unchecked Sendable {
+public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // every part has its own lock
     /// Where the function sits.
     public let address: PCIAddress
     /// The name of the bus for people.

@@ -172,7 +172,7 @@ import Testing
         try rig.start()
         rig.addTx(8192, at: Rig.data)
         rig.startTx()
-        #expect(eventually { rig.flow == 1 })
+        #expect(eventually { rig.flow == 3 })
         rig.bar0.store32(rig.control | Bits.cancel, 0)
         #expect(rig.status & 0x80 == 0)
         #expect(rig.bar0.load32(0) & Bits.cancel == 0)

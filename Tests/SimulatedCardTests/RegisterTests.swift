@@ -11,7 +11,9 @@ import Testing
         ] as [(UInt64, UInt32)]
     )
     func `after power-on the registers are`(offset: UInt64, value: UInt32) throws {
-        #expect(try Rig().bar0.load32(offset) == value)
+        let rig = try Rig()
+        #expect(rig.bar0.load32(offset) == value)
+        #expect(rig.get("link") == "off\n")
     }
 
     @Test(
