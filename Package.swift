@@ -81,6 +81,11 @@ let package = Package(
             dependencies: ["PCIBus", "CHardware"],
             swiftSettings: swiftSettings
         ),
+        .testTarget(
+            name: "SimulatedCardTests",
+            dependencies: ["SimulatedCard", "PCIBus", "CHardware"],
+            swiftSettings: swiftSettings
+        ),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -1,0 +1,234 @@
+import CHardware
+import PCIBus
+import Synchronization
+
+/// The MSI-X table and the pending bits (PCI Local Bus Specification 3.0, 6.8.2). Under the lock of the card.
+struct MSIXTable {
+    static var vectorCount: Int { @_noLocks get { 4 } }
+    static var pendingOffset: UInt64 { @_noLocks get { 0x800 } }
+    /// Four words a vector: address, upper address, data, control.
+    var words = InlineArray<16, UInt32>(repeating: 0)
+    /// A bit for each vector whose message waits.
+    var pending: UInt32 = 0
+
+    init() {
+        for vector in 0..<Self.vectorCount { words[vector * 4 + 3] = 1 }
+    }
+
+    @_noLocks func load(_ offset: UInt64) -> UInt32 {
+        if offset < 64 { return words[Int(offset >> 2)] }
+        return offset == Self.pendingOffset ? pending : 0
+    }
+
+    @_noLocks mutating func store(_ value: UInt32, _ offset: UInt64) {
+        guard offset < 64 else { return }
+        switch offset & 12 {
+        case 0: words[Int(offset >> 2)] = value & ~3
+        case 12: words[Int(offset >> 2)] = value & 1
+        default: words[Int(offset >> 2)] = value
+        }
+    }
+
+    @_noLocks func isMasked(_ vector: Int) -> Bool { words[vector &* 4 &+ 3] & 1 != 0 }
+}
+
+/// From levels to messages. Under the lock of the card, except the gate.
+struct InterruptController {
+    /// Where the platform's interrupt controller takes messages, and the data of vector 0.
+    static var messageAddress: UInt32 { @_noLocks get { 0xfee0_0000 } }
+    static var messageData: UInt32 { @_noLocks get { 0x40 } }
+    /// The levels of the four vectors when they were last looked at.
+    var levels: UInt32 = 0
+    /// The pending bit of vector 2 stands for a change of the link, which has no level that could fall.
+    var holdsLinkChange = false
+    /// Vectors whose message has left the card and whose routine is called once the lock is given back.
+    var toDeliver: UInt32 = 0
+    /// Vectors that are connected; 0 when none.
+    var connectedCount = 0
+    let gate: UnsafeMutablePointer<InterruptGate>
+
+    init() {
+        gate = .allocate(capacity: 1)
+        gate.initialize(to: InterruptGate())
+    }
+
+    func destroy() {
+        gate.deinitialize(count: 1)
+        gate.deallocate()
+    }
+
+    mutating func forgetLevels() {
+        levels = 0
+        holdsLinkChange = false
+        toDeliver = 0
+    }
+}
+
+/// What threads that deliver and the thread that disconnects agree on.
+struct InterruptGate: ~Copyable {
+    /// Of each vector: 0 nobody is in the routine, 1 somebody is, 2 somebody is and must call it once more.
+    let states: UnsafeMutablePointer<Atomic<UInt32>>
+    let isConnected = Atomic<Bool>(false)
+    /// Written while disconnected and with all states 0; read after `isConnected` was seen.
+    var context: UnsafeMutableRawPointer?
+    var routine: chw_service_routine?
+
+    init() {
+        states = .allocate(capacity: MSIXTable.vectorCount)
+        for vector in 0..<MSIXTable.vectorCount { (states + vector).initialize(to: Atomic(0)) }
+    }
+
+    deinit {
+        states.deinitialize(count: MSIXTable.vectorCount)
+        states.deallocate()
+    }
+}
+
+extension Card {
+    /// Looks at the levels and sends a message for each that has risen. The lock is held.
+    @_noLocks func evaluateInterrupts() {
+        guard isPresent, state.pointee.configuration.isMSIXEnabled else {
+            state.pointee.interrupts.levels = 0
+            return
+        }
+        let core = state.pointee.core
+        let on = core.sticky & core.enabledStatus
+        var levels: UInt32 = 0
+        if on & Status.transmitDescriptor != 0 { levels |= 1 }
+        if on & (Status.receiveDescriptor | Status.receivePacket) != 0 { levels |= 2 }
+        if on & Status.timeCode != 0 { levels |= 4 }
+        if core.busError { levels |= 8 }
+        let old = state.pointee.interrupts.levels
+        guard levels != old else { return }
+        state.pointee.interrupts.levels = levels
+        // A reason that has gone before its message could leave takes the message with it.
+        var fallen = old & ~levels
+        if state.pointee.interrupts.holdsLinkChange { fallen &= ~4 }
+        state.pointee.msix.pending &= ~fallen
+        let risen = levels & ~old
+        for vector in 0..<MSIXTable.vectorCount where risen & 1 << UInt32(vector) != 0 { request(vector) }
+    }
+
+    /// The link came or went. The lock is held.
+    @_noLocks func announceLinkChange() {
+        guard isPresent, state.pointee.configuration.isMSIXEnabled else { return }
+        request(2)
+        state.pointee.interrupts.holdsLinkChange = state.pointee.msix.pending & 4 != 0
+    }
+
+    /// Sends the message of a vector, or keeps it pending while it may not leave.
+    @_noLocks private func request(_ vector: Int) {
+        let configuration = state.pointee.configuration
+        if configuration.isMSIXMasked || state.pointee.msix.isMasked(vector) || !isBusMaster {
+            state.pointee.msix.pending |= 1 << UInt32(vector)
+        } else {
+            send(vector)
+        }
+    }
+
+    @_noLocks private func send(_ vector: Int) {
+        let address = state.pointee.msix.words[vector &* 4]
+        let upper = state.pointee.msix.words[vector &* 4 &+ 1]
+        let data = state.pointee.msix.words[vector &* 4 &+ 2] &- InterruptController.messageData
+        // A message to anywhere else is a write the platform drops.
+        guard address == InterruptController.messageAddress, upper == 0, data < UInt32(MSIXTable.vectorCount) else {
+            return
+        }
+        state.pointee.interrupts.toDeliver |= 1 << data
+    }
+
+    /// Sends pending messages that may leave now. The lock is held.
+    @_noLocks func releasePending() {
+        let configuration = state.pointee.configuration
+        guard state.pointee.msix.pending != 0, configuration.isMSIXEnabled, !configuration.isMSIXMasked, isBusMaster
+        else { return }
+        for vector in 0..<MSIXTable.vectorCount {
+            let bit: UInt32 = 1 << UInt32(vector)
+            guard state.pointee.msix.pending & bit != 0, !state.pointee.msix.isMasked(vector) else { continue }
+            state.pointee.msix.pending &= ~bit
+            if vector == 2 { state.pointee.interrupts.holdsLinkChange = false }
+            send(vector)
+        }
+    }
+
+    /// Calls the routine for each vector, with no lock held; if another thread is in it, that one calls it once more.
+    @_noLocks func deliver(_ vectors: UInt32) {
+        let gate = state.pointee.interrupts.gate
+        for vector in 0..<UInt32(MSIXTable.vectorCount) where vectors & 1 << vector != 0 {
+            let word = gate.pointee.states + Int(vector)
+            while true {
+                let (entered, seen) = word.pointee.compareExchange(
+                    expected: 0,
+                    desired: 1,
+                    ordering: .sequentiallyConsistent
+                )
+                if entered { break }
+                if seen == 2
+                    || word.pointee.compareExchange(expected: 1, desired: 2, ordering: .sequentiallyConsistent).0
+                {
+                    return deliver(vectors & ~(2 << vector &- 1))
+                }
+            }
+            while true {
+                if gate.pointee.isConnected.load(ordering: .sequentiallyConsistent),
+                    let routine = gate.pointee.routine, let context = gate.pointee.context
+                {
+                    _ = chw_serve(routine, context, vector)
+                }
+                if word.pointee.compareExchange(expected: 1, desired: 0, ordering: .sequentiallyConsistent).0 { break }
+                word.pointee.store(1, ordering: .sequentiallyConsistent)
+            }
+        }
+    }
+
+    // MARK: The platform's part
+
+    /// Routes vectors to a sink and enables MSI-X; false when something is connected.
+    func connect(_ count: Int, _ sink: InterruptSink) -> Bool {
+        state.pointee.lock.lock()
+        guard state.pointee.interrupts.connectedCount == 0 else {
+            state.pointee.lock.unlock()
+            return false
+        }
+        let gate = state.pointee.interrupts.gate
+        gate.pointee.context = sink.context
+        gate.pointee.routine = sink.routine
+        gate.pointee.isConnected.store(true, ordering: .sequentiallyConsistent)
+        state.pointee.interrupts.connectedCount = count
+        programVectors()
+        // What is asserted already is told now.
+        state.pointee.interrupts.forgetLevels()
+        evaluateInterrupts()
+        unlockAndDeliver()
+        return true
+    }
+
+    /// Writes the connected vectors into the table and enables MSI-X. The lock is held.
+    func programVectors() {
+        for vector in 0..<MSIXTable.vectorCount {
+            state.pointee.msix.words[vector * 4] = InterruptController.messageAddress
+            state.pointee.msix.words[vector * 4 + 1] = 0
+            state.pointee.msix.words[vector * 4 + 2] = InterruptController.messageData + UInt32(vector)
+            state.pointee.msix.words[vector * 4 + 3] = vector < state.pointee.interrupts.connectedCount ? 0 : 1
+        }
+        state.pointee.configuration.setMSIX(enabled: true)
+    }
+
+    /// Disables MSI-X; no call of the sink runs or comes when this returns.
+    func disconnect() {
+        state.pointee.lock.lock()
+        let gate = state.pointee.interrupts.gate
+        if state.pointee.interrupts.connectedCount > 0 {
+            state.pointee.configuration.setMSIX(enabled: false)
+            state.pointee.msix = MSIXTable()
+            state.pointee.interrupts.forgetLevels()
+        }
+        gate.pointee.isConnected.store(false, ordering: .sequentiallyConsistent)
+        state.pointee.lock.unlock()
+        for vector in 0..<MSIXTable.vectorCount {
+            while gate.pointee.states[vector].load(ordering: .sequentiallyConsistent) != 0 { sched_yield() }
+        }
+        // Only now may another sink be connected.
+        state.pointee.lock.locked { state.pointee.interrupts.connectedCount = 0 }
+    }
+}

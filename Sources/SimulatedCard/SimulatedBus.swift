@@ -1,0 +1,41 @@
+import CHardware
+public import PCIBus
+
+/// A machine with as many simulated cards as are opened.
+public final class SimulatedBus: PCIBus, @unchecked Sendable {  // the set of addresses is under its lock
+    /// What the cards are like.
+    public struct Configuration: Sendable {
+        /// Bytes the far end of each link can hold in loopback. Rounded up to pages; costs what is used.
+        public var receiverMemory: Int
+        /// Paces the wire when its rate is limited. The caller keeps it as long as cards are open.
+        public var clock: Clock
+
+        /// Describes cards.
+        public init(receiverMemory: Int = 64 << 20, clock: Clock = .monotonic()) {
+            self.receiverMemory = max(pageBytes, Page.roundedUp(receiverMemory))
+            self.clock = clock
+        }
+    }
+
+    /// The bus's name on a command line.
+    public let name = "sim"
+
+    private let configuration: Configuration
+    private let lock = Lock()
+    private var isOpen: Set<PCIAddress> = []
+
+    /// Makes a machine.
+    public init(_ configuration: Configuration = Configuration()) { self.configuration = configuration }
+
+    deinit { lock.destroy() }
+
+    /// Puts a card at an address and takes it for this process; EBUSY while it is open. Any thread.
+    public func open(_ address: PCIAddress) throws(BusError) -> any PCIFunction {
+        guard lock.locked({ isOpen.insert(address).inserted }) else {
+            throw BusError(EBUSY, "the simulated card at \(address) is open already")
+        }
+        return SimulatedFunction(address: address, configuration: configuration) { [self] in
+            _ = lock.locked { isOpen.remove(address) }
+        }
+    }
+}

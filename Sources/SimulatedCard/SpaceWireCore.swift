@@ -1,0 +1,229 @@
+import PCIBus
+
+/// Bits of the status register.
+enum Status {
+    static var disconnectError: UInt32 { @_noLocks get { 0x4 } }
+    static var receiveRunning: UInt32 { @_noLocks get { 0x40 } }
+    static var transmitRunning: UInt32 { @_noLocks get { 0x80 } }
+    static var busError: UInt32 { @_noLocks get { 0x100 } }
+    static var timeCode: UInt32 { @_noLocks get { 0x400 } }
+    static var receiveDescriptor: UInt32 { @_noLocks get { 0x800 } }
+    static var transmitDescriptor: UInt32 { @_noLocks get { 0x1000 } }
+    static var receivePacket: UInt32 { @_noLocks get { 0x2000 } }
+    static var isEmptyAfterPacket: UInt32 { @_noLocks get { 0x4000 } }
+    /// Bits that stay until a 1 is written to them.
+    static var sticky: UInt32 { @_noLocks get { 0x3c3c } }
+}
+
+/// Bits of the control register.
+enum Control {
+    static var reset: UInt32 { @_noLocks get { 0x1 } }
+    static var resetDMA: UInt32 { @_noLocks get { 0x2 } }
+    static var linkStart: UInt32 { @_noLocks get { 0x4 } }
+    static var autostart: UInt32 { @_noLocks get { 0x8 } }
+    static var linkDisable: UInt32 { @_noLocks get { 0x10 } }
+    static var startReceive: UInt32 { @_noLocks get { 0x40 } }
+    static var startTransmit: UInt32 { @_noLocks get { 0x80 } }
+    static var cancelTransmit: UInt32 { @_noLocks get { 0x100 } }
+    static var linkInterrupt: UInt32 { @_noLocks get { 0x200 } }
+    /// Bits that keep what was written.
+    static var kept: UInt32 { @_noLocks get { 0x3e3c } }
+}
+
+/// The state of the link as the status register shows it.
+enum LinkState {
+    case off, started, connecting, run
+
+    var number: UInt32 {
+        @_noLocks get {
+            switch self {
+            case .off: 0
+            case .started: 1
+            case .connecting: 2
+            case .run: 3
+            }
+        }
+    }
+
+    // Written out: the derived one is unknown to `@_noLocks`.
+    @_noLocks static func == (left: LinkState, right: LinkState) -> Bool { left.number == right.number }
+}
+
+/// The registers of the SpaceWire Light core (AMBA variant), except those of its DMA engines. Under the lock of the card.
+struct SpaceWireCore {
+    var control: UInt32 = 0
+    var sticky: UInt32 = 0
+    var link = LinkState.off
+    /// Divides the transmit clock; 10 Mbit/s out of 100 MHz.
+    var scaler: UInt32 = 9
+    var lastTimeCode: UInt32 = 0
+    var nextTimeCode: UInt32 = 0
+    var busError = false
+    var isEmptyAfterPacket = true
+    /// Beside the core: the card's own scratch register.
+    var scratch: UInt32 = 0
+
+    /// The status bits whose interrupt is enabled.
+    var enabledStatus: UInt32 {
+        @_noLocks get {
+            (control & 1 << 10 != 0 ? Status.timeCode : 0)
+                | (control & 1 << 11 != 0 ? Status.receiveDescriptor : 0)
+                | (control & 1 << 12 != 0 ? Status.transmitDescriptor : 0)
+                | (control & 1 << 13 != 0 ? Status.receivePacket : 0)
+        }
+    }
+}
+
+// All of these are called with the lock held.
+extension Card {
+    @_noLocks func readCore(_ offset: UInt64) -> UInt32 {
+        switch offset {
+        case 0x00: return state.pointee.core.control | Descriptor.tableSizeLog2 << 24
+        case 0x04: return readStatus()
+        case 0x08: return state.pointee.core.scaler
+        case 0x0c: return state.pointee.core.lastTimeCode | state.pointee.core.nextTimeCode << 8
+        case 0x10: return state.pointee.rx.pointee.pointer
+        case 0x14: return state.pointee.tx.pointee.pointer
+        default: return 0
+        }
+    }
+
+    @_noLocks private func readStatus() -> UInt32 {
+        let core = state.pointee.core
+        var status = core.sticky | core.link.number
+        if state.pointee.rx.pointee.isRunning { status |= Status.receiveRunning }
+        if state.pointee.tx.pointee.isRunning { status |= Status.transmitRunning }
+        if core.busError { status |= Status.busError }
+        if core.isEmptyAfterPacket, !holdsData { status |= Status.isEmptyAfterPacket }
+        return status
+    }
+
+    /// A register write; true when the engines must be settled before it is over.
+    @_noLocks func writeCore(_ value: UInt32, _ offset: UInt64) -> Bool {
+        switch offset {
+        case 0x00: return writeControl(value)
+        case 0x04:
+            state.pointee.core.sticky &= ~(value & Status.sticky)
+            evaluateInterrupts()
+        case 0x08: state.pointee.core.scaler = value & 0xff
+        case 0x0c: writeTimeCode(value)
+        case 0x10: state.pointee.rx.pointee.pointer = value & ~7
+        case 0x14: state.pointee.tx.pointee.pointer = value & ~7
+        default: break
+        }
+        return false
+    }
+
+    @_noLocks private func writeControl(_ value: UInt32) -> Bool {
+        let tx = state.pointee.tx
+        let rx = state.pointee.rx
+        if value & Control.reset != 0 {
+            resetCore()
+            return true
+        }
+        state.pointee.core.control = value & Control.kept
+        var settles = false
+        if value & Control.resetDMA != 0 {
+            state.pointee.core.busError = false
+            forget(tx)
+            forget(rx)
+            settles = true
+        } else if value & Control.cancelTransmit != 0 {
+            forget(tx)
+            tx.pointee.isInPacket = false
+            tx.pointee.isDiscarding = false
+            settles = true
+        }
+        if !state.pointee.core.busError, value & Control.resetDMA == 0 {
+            if value & Control.startReceive != 0 {
+                rx.pointee.isRunning = true
+                wake(rx)
+            }
+            if value & (Control.startTransmit | Control.cancelTransmit) == Control.startTransmit {
+                tx.pointee.isRunning = true
+                wake(tx)
+            }
+        }
+        updateLink()
+        evaluateInterrupts()
+        return settles
+    }
+
+    /// Everything but the card's scratch register is as after power-on; the engines hold nothing and stand.
+    @_noLocks func resetCore() {
+        if state.pointee.core.link == .run { loseLink(isDisabled: true) }
+        let scratch = state.pointee.core.scratch
+        state.pointee.core = SpaceWireCore()
+        state.pointee.core.scratch = scratch
+        state.pointee.rx.pointee.endsInError = false
+        state.pointee.tx.pointee.isDiscarding = false
+        resetEngine(state.pointee.tx)
+        resetEngine(state.pointee.rx)
+        evaluateInterrupts()
+    }
+
+    @_noLocks private func resetEngine(_ engine: EnginePointer) {
+        engine.pointee.pointer = 0
+        engine.pointee.isInPacket = false
+        forget(engine)
+    }
+
+    // MARK: Link
+
+    /// Follows the control bits and the cable. The far end is always willing, and the times of the state machine are nothing
+    /// to a program.
+    @_noLocks func updateLink() {
+        let old = state.pointee.core.link
+        let control = state.pointee.core.control
+        let isStarted = control & Control.linkStart != 0
+        let new: LinkState
+        if control & Control.linkDisable != 0 {
+            new = .off
+        } else if !state.pointee.wire.isPlugged {
+            // Without a far end a link that is started sends Nulls, times out, and begins again.
+            new = isStarted ? .started : .off
+        } else {
+            new = isStarted || control & Control.autostart != 0 || old == .run ? .run : .off
+        }
+        if control & Control.linkDisable != 0 { state.pointee.tx.pointee.isDiscarding = false }
+        if new == old { return }
+        state.pointee.core.link = new
+        guard new == .run || old == .run else { return }
+        if old == .run { loseLink(isDisabled: control & Control.linkDisable != 0) }
+        if control & Control.linkInterrupt != 0 { announceLinkChange() }
+        wake(state.pointee.tx)
+        wake(state.pointee.rx)
+    }
+
+    /// What both ends do to packets that are cut off (ECSS-E-ST-50-12C 5.5.8).
+    @_noLocks private func loseLink(isDisabled: Bool) {
+        let tx = state.pointee.tx
+        let rx = state.pointee.rx
+        state.pointee.wire.lose(whileSending: rx.pointee.isInPacket)
+        if rx.pointee.isInPacket {
+            rx.pointee.isInPacket = false
+            rx.pointee.endsInError = true
+        }
+        // A disabled link drops nothing: what is left of the packet will begin the next one.
+        if tx.pointee.isInPacket, !isDisabled { tx.pointee.isDiscarding = true }
+        tx.pointee.isInPacket = false
+        interrupt(tx)
+        interrupt(rx)
+    }
+
+    // MARK: Time-codes
+
+    @_noLocks private func writeTimeCode(_ value: UInt32) {
+        let code = value >> 8 & 0x3f
+        guard value & 1 << 16 != 0 else {
+            state.pointee.core.nextTimeCode = code
+            return
+        }
+        state.pointee.core.nextTimeCode = (code &+ 1) & 0x3f
+        guard state.pointee.core.link == .run, state.pointee.wire.mode == .loopback else { return }
+        // The far end sends it back; the core reports every time-code, whether it follows the last one or not.
+        state.pointee.core.lastTimeCode = code
+        state.pointee.core.sticky |= Status.timeCode
+        evaluateInterrupts()
+    }
+}

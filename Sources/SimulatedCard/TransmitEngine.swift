@@ -1,0 +1,139 @@
+import CHardware
+import PCIBus
+import Synchronization
+
+// The transmit engine: fetches descriptors, reads memory, hands bytes and end markers to the far end.
+
+extension Card {
+    /// Looks for something to send. The lock is held.
+    @_noLocks func planTransmit(_ transfer: inout Transfer) -> Step {
+        let tx = state.pointee.tx
+        while true {
+            if state.pointee.isClosing { return .end }
+            tx.pointee.awaitsWire = false
+            guard tx.pointee.isRunning, isBusMaster, !(state.pointee.fault == .hangTransmit) else { return .wait }
+            if !tx.pointee.holdsDescriptor {
+                switch fetch(tx) {
+                case .enabled: break
+                case .disabled:
+                    tx.pointee.isRunning = false
+                    return .wait
+                case .fault: return .wait
+                }
+            }
+            let marker = tx.pointee.flags & (Descriptor.eop | Descriptor.eep)
+            if tx.pointee.isDiscarding {
+                if marker != 0 { tx.pointee.isDiscarding = false }
+                finishTransmit(marker)
+                if state.pointee.interrupts.toDeliver != 0 { return .again }
+                continue
+            }
+            guard state.pointee.core.link == .run else { return .wait }
+            guard tx.pointee.byteCount == 0 else { return planPiece(&transfer) }
+            if marker != 0 {
+                guard state.pointee.wire.takesMarker else {
+                    tx.pointee.awaitsWire = true
+                    return .wait
+                }
+                state.pointee.wire.putMarker(isError: marker & Descriptor.eep != 0)
+                tx.pointee.isInPacket = false
+                if state.pointee.rx.pointee.awaitsWire { wake(state.pointee.rx) }
+            }
+            finishTransmit(marker)
+            if state.pointee.interrupts.toDeliver != 0 { return .again }
+        }
+    }
+
+    @_noLocks private func planPiece(_ transfer: inout Transfer) -> Step {
+        let tx = state.pointee.tx
+        var count = min(tx.pointee.byteCount, transferLimit)
+        if state.pointee.wire.rate != 0 {
+            if state.pointee.clock.now() < tx.pointee.nextTransfer { return .waitUntil(tx.pointee.nextTransfer) }
+            count = min(count, state.pointee.wire.piece)
+        }
+        if state.pointee.wire.mode == .loopback {
+            let room = state.pointee.wire.reserve()
+            guard room > 0 else {
+                tx.pointee.awaitsWire = true
+                return .wait
+            }
+            count = min(count, room)
+            transfer.ring = state.pointee.wire.writePointer
+        }
+        transfer.logical = tx.pointee.logical
+        transfer.byteCount = count
+        transfer.mode = state.pointee.wire.mode
+        transfer.generation = tx.pointee.generation
+        transfer.wireGeneration = state.pointee.wire.generation
+        transfer.receivedGeneration = state.pointee.wire.receivedGeneration
+        transfer.crc = state.pointee.wire.receivedCRC
+        transfer.attention = tx.pointee.attention.load(ordering: .relaxed)
+        return .move
+    }
+
+    /// Moves a piece page by page, with no lock held.
+    @_noLocks func moveTransmit(_ transfer: inout Transfer) {
+        let tx = state.pointee.tx
+        while transfer.moved < transfer.byteCount {
+            let logical = transfer.logical &+ UInt32(truncatingIfNeeded: transfer.moved)
+            let count = min(transfer.byteCount &- transfer.moved, pageBytes &- Int(logical & 0xfff))
+            pin(tx)
+            // After the pin: who raised the attention before it waits for the pin, who raises it later is seen here.
+            guard tx.pointee.attention.load(ordering: .sequentiallyConsistent) == transfer.attention else {
+                unpin(tx)
+                return
+            }
+            guard let source = state.pointee.iommu.translate(logical, .read) else {
+                unpin(tx)
+                transfer.faulted = true
+                return
+            }
+            // The checksum is taken of the copy while it is in the first-level cache.
+            let copy = transfer.ring.map { $0 + transfer.moved } ?? state.pointee.cardBuffer
+            chw_copy(copy, source, count)
+            unpin(tx)
+            transfer.crc = chw_crc32c(transfer.crc, copy, count)
+            transfer.moved &+= count
+        }
+    }
+
+    /// Accounts for a piece that arrived. The lock is held.
+    @_noLocks func commitTransmit(_ transfer: Transfer) {
+        let tx = state.pointee.tx
+        let count = transfer.moved
+        if count > 0 {
+            tx.pointee.byteCount &-= count
+            tx.pointee.logical &+= UInt32(truncatingIfNeeded: count)
+            tx.pointee.isInPacket = true
+            state.pointee.wire.put(count)
+            if state.pointee.wire.receivedGeneration == transfer.receivedGeneration {
+                state.pointee.wire.receivedBytes &+= UInt64(count)
+                state.pointee.wire.receivedCRC = transfer.crc
+            }
+            pace(tx, count)
+            if state.pointee.rx.pointee.awaitsWire { wake(state.pointee.rx) }
+        }
+        if transfer.faulted { busError(transfer.logical &+ UInt32(truncatingIfNeeded: count), .read) }
+    }
+
+    @_noLocks private func finishTransmit(_ marker: UInt32) {
+        let tx = state.pointee.tx
+        let interrupts = tx.pointee.flags & Descriptor.interrupt != 0
+        // The core writes back length 0: it counts the length down.
+        guard finish(tx, marker) else { return }
+        if interrupts {
+            state.pointee.core.sticky |= Status.transmitDescriptor
+            evaluateInterrupts()
+        }
+    }
+
+    /// Puts off the next piece of a direction as the rate asks. The lock is held.
+    @_noLocks func pace(_ engine: EnginePointer, _ count: Int) {
+        let rate = state.pointee.wire.rate
+        guard rate != 0 else { return }
+        let now = state.pointee.clock.now()
+        // A late wake-up is made good for up to a millisecond, so that the mean is the rate that was set.
+        let start = max(engine.pointee.nextTransfer, now > 1_000_000 ? now &- 1_000_000 : 0)
+        engine.pointee.nextTransfer = start &+ UInt64(count) &* 1_000_000_000 / rate
+    }
+}
