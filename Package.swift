@@ -86,6 +86,11 @@ let package = Package(
             dependencies: ["SimulatedCard", "PCIBus", "CHardware"],
             swiftSettings: swiftSettings
         ),
+        .testTarget(
+            name: "CardFSTests",
+            dependencies: ["CardFS", "PCIBus", "CProbe", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: swiftSettings
+        ),
     ],
     swiftLanguageModes: [.v6]
 )
