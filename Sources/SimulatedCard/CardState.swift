@@ -28,19 +28,8 @@ enum Fault: CaseIterable {
     }
 }
 
-/// Everything a card is, at an address that does not change: the context of its register windows and its threads.
-///
-/// One lock protects it. Not under that lock are: atomics, tables of atomics, constants, the bytes engines move.
-struct CardState: ~Copyable {
-    let lock = Lock()
-    let clock: Clock
-    let address: PCIAddress
-    let tx: EnginePointer
-    let rx: EnginePointer
-    let iommu: IOMMU
-    /// Where a far end without memory takes data: a page that stays in the first-level cache.
-    let cardBuffer: UnsafeMutableRawPointer
-
+/// What a card holds under its lock.
+struct CardState {
     var configuration: ConfigurationSpaceModel
     var msix = MSIXTable()
     var interrupts = InterruptController()
@@ -49,43 +38,69 @@ struct CardState: ~Copyable {
     var wire: Wire
     var fault = Fault.none
     var isClosing = false
-    /// The two memory windows of BAR0, one behind the other.
-    let windows: UnsafeMutableRawPointer
+}
+
+/// The parts of a card, at an address that does not change: the context of its register windows and its threads. Constant, so
+/// that it may be read without the lock.
+struct CardParts {
+    let lock = Lock()
+    let clock: Clock
+    let iommu: IOMMU
+    let tx = EnginePointer(isTransmitter: true)
+    let rx = EnginePointer(isTransmitter: false)
+    let gate = InterruptGate()
+    /// Where a far end without memory takes data: a page that stays in the first-level cache.
+    let cardBuffer = mapZeroedPages(pageBytes)
+    /// The two memory windows of BAR0, one behind the other. Under the lock.
+    let windows = mapZeroedPages(RegisterBlock.windowBytes)
+    /// Under the lock.
+    let state: UnsafeMutablePointer<CardState>
 
     init(address: PCIAddress, clock: Clock, receiverMemory: Int, iommu: IOMMU) {
-        self.address = address
         self.clock = clock
         self.iommu = iommu
-        tx = .allocate(capacity: 1)
-        tx.initialize(to: Engine(isTransmitter: true))
-        rx = .allocate(capacity: 1)
-        rx.initialize(to: Engine(isTransmitter: false))
-        cardBuffer = mapZeroedPages(pageBytes)
-        windows = mapZeroedPages(RegisterBlock.windowBytes)
-        configuration = ConfigurationSpaceModel(address: address)
-        wire = Wire(byteCount: receiverMemory)
+        state = .allocate(capacity: 1)
+        state.initialize(
+            to: CardState(
+                configuration: ConfigurationSpaceModel(address: address),
+                wire: Wire(byteCount: receiverMemory)
+            )
+        )
     }
 
     /// Frees everything. The threads have ended and nobody holds a window.
-    consuming func destroy() {
-        tx.deinitialize(count: 1)
-        tx.deallocate()
-        rx.deinitialize(count: 1)
-        rx.deallocate()
-        munmap(cardBuffer, pageBytes)
+    func destroy() {
+        state.pointee.wire.destroy()
+        state.pointee.configuration.destroy()
+        state.deinitialize(count: 1)
+        state.deallocate()
         munmap(windows, RegisterBlock.windowBytes)
-        wire.destroy()
-        configuration.destroy()
-        interrupts.destroy()
+        munmap(cardBuffer, pageBytes)
+        gate.destroy()
+        tx.destroy()
+        rx.destroy()
         lock.destroy()
     }
 }
 
-/// A handle of a card's state: the functions of the model are its methods, so that none of them counts references.
-struct Card: @unchecked Sendable {  // the state behind the pointer has its own lock
-    let state: UnsafeMutablePointer<CardState>
+/// A handle of a card: the functions of the model are its methods, so that none of them counts references.
+///
+/// (What needs no lock is not reached through ``CardState``: ThreadSanitizer takes a change of one member for a change of the
+/// whole.)
+struct Card: @unchecked Sendable {  // the state has its lock, the other parts are constant or atomic
+    let parts: UnsafeMutablePointer<CardParts>
 
-    @_noLocks init(state: UnsafeMutablePointer<CardState>) { self.state = state }
+    @_noLocks init(parts: UnsafeMutablePointer<CardParts>) { self.parts = parts }
+
+    var state: UnsafeMutablePointer<CardState> { @_noLocks get { parts.pointee.state } }
+    var lock: Lock { @_noLocks get { parts.pointee.lock } }
+    var clock: Clock { @_noLocks get { parts.pointee.clock } }
+    var iommu: IOMMU { @_noLocks get { parts.pointee.iommu } }
+    var tx: EnginePointer { @_noLocks get { parts.pointee.tx } }
+    var rx: EnginePointer { @_noLocks get { parts.pointee.rx } }
+    var gate: InterruptGate { @_noLocks get { parts.pointee.gate } }
+    var cardBuffer: UnsafeMutableRawPointer { @_noLocks get { parts.pointee.cardBuffer } }
+    var windows: UnsafeMutableRawPointer { @_noLocks get { parts.pointee.windows } }
 
     /// Whether the card may read and write memory and send messages. The lock is held.
     var isBusMaster: Bool {
@@ -108,7 +123,7 @@ struct Card: @unchecked Sendable {  // the state behind the pointer has its own 
     @_noLocks func unlockAndDeliver() {
         let raised = state.pointee.interrupts.toDeliver
         state.pointee.interrupts.toDeliver = 0
-        state.pointee.lock.unlock()
+        lock.unlock()
         if raised != 0 { deliver(raised) }
     }
 

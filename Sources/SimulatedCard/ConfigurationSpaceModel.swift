@@ -187,7 +187,7 @@ struct PlatformAddresses {
 extension Card {
     /// A configuration read. Any thread.
     func readConfiguration(_ offset: Int, _ width: AccessWidth) -> UInt32 {
-        state.pointee.lock.locked {
+        lock.locked {
             guard isPresent else { return UInt32(truncatingIfNeeded: silence & width.allOnes) }
             return state.pointee.configuration.load(offset, width)
         }
@@ -195,8 +195,8 @@ extension Card {
 
     /// A configuration write, with what it does to the card. Any thread.
     func writeConfiguration(_ value: UInt32, _ offset: Int, _ width: AccessWidth) {
-        state.pointee.lock.lock()
-        guard isPresent else { return state.pointee.lock.unlock() }
+        lock.lock()
+        guard isPresent else { return lock.unlock() }
         let configuration = state.pointee.configuration
         let power = configuration.load8(ConfigurationSpaceModel.powerManagement + 4) & 3
         let wasMaster = isBusMaster
@@ -213,8 +213,8 @@ extension Card {
         }
 
         if wasMaster != isBusMaster {
-            interrupt(state.pointee.tx)
-            interrupt(state.pointee.rx)
+            interrupt(tx)
+            interrupt(rx)
         }
         evaluateInterrupts()
         releasePending()

@@ -22,12 +22,12 @@ extension SimulatedFunction {
                 locked { state in
                     state.pointee.wire.connect(mode)
                     // A packet the old far end had begun is cut off.
-                    if state.pointee.rx.pointee.isInPacket {
-                        state.pointee.rx.pointee.isInPacket = false
-                        state.pointee.rx.pointee.endsInError = true
+                    if card.rx.state.pointee.isInPacket {
+                        card.rx.state.pointee.isInPacket = false
+                        card.rx.state.pointee.endsInError = true
                     }
-                    card.interrupt(state.pointee.tx)
-                    card.interrupt(state.pointee.rx)
+                    card.interrupt(card.tx)
+                    card.interrupt(card.rx)
                 }
             }
         )
@@ -45,10 +45,10 @@ extension SimulatedFunction {
                 let rate = try Self.rate(text)
                 locked { state in
                     state.pointee.wire.rate = rate
-                    state.pointee.tx.pointee.nextTransfer = 0
-                    state.pointee.rx.pointee.nextTransfer = 0
-                    card.interrupt(state.pointee.tx)
-                    card.interrupt(state.pointee.rx)
+                    card.tx.state.pointee.nextTransfer = 0
+                    card.rx.state.pointee.nextTransfer = 0
+                    card.interrupt(card.tx)
+                    card.interrupt(card.rx)
                 }
             }
         )
@@ -109,8 +109,8 @@ extension SimulatedFunction {
                     state.pointee.fault = fault
                     // A card that comes back was powered off, and the platform has configured it anew.
                     if !wasPresent, card.isPresent { card.resetFunction(cause: ResetCause.powerOn) }
-                    card.interrupt(state.pointee.tx)
-                    card.interrupt(state.pointee.rx)
+                    card.interrupt(card.tx)
+                    card.interrupt(card.rx)
                     card.evaluateInterrupts()
                 }
                 card.settle()
@@ -123,7 +123,7 @@ extension SimulatedFunction {
             name: "iommu",
             summary: "bytes mapped for the card, accesses that were refused, and the last of them",
             read: { [self] in
-                let faults = locked { $0.pointee.iommu.faults.pointee }
+                let faults = locked { _ in card.iommu.faults.pointee }
                 let last =
                     faults.count == 0
                     ? "none" : "0x\(hexadecimal(faults.logical, digits: 8)) \(faults.direction.rawValue)"
@@ -135,7 +135,7 @@ extension SimulatedFunction {
 
     /// Works on the state under its lock; then interrupts are sent.
     private func locked<T>(_ body: (UnsafeMutablePointer<CardState>) -> T) -> T {
-        card.state.pointee.lock.lock()
+        card.lock.lock()
         defer { card.unlockAndDeliver() }
         return body(card.state)
     }

@@ -63,10 +63,8 @@ struct Transfer {
     var crc: UInt32 = 0
 }
 
-/// A DMA engine: its descriptor, and the words through which other threads reach its thread.
-///
-/// The words that are not atomic are protected by the lock of the card.
-struct Engine: ~Copyable {
+/// The words through which other threads reach an engine's thread.
+struct EngineWords: ~Copyable {
     /// Rises whenever there may be work. An engine that saw no work sleeps only if this has not changed since.
     let signal = Atomic<UInt64>(0)
     /// Rises when a transfer must not go on beyond the page it is at.
@@ -74,9 +72,10 @@ struct Engine: ~Copyable {
     /// Odd while the engine touches memory. Whoever takes memory or translations away waits until it has changed.
     let epoch = Atomic<UInt64>(0)
     let isAsleep = Atomic<Bool>(false)
-    let parking = Lock()
+}
 
-    let isTransmitter: Bool
+/// A DMA engine and the descriptor it holds. Under the lock of the card.
+struct Engine {
     var isRunning = false
     var pointer: UInt32 = 0
     var holdsDescriptor = false
@@ -98,68 +97,87 @@ struct Engine: ~Copyable {
     var awaitsWire = false
     /// When the rate allows the next piece.
     var nextTransfer: UInt64 = 0
-
-    init(isTransmitter: Bool) { self.isTransmitter = isTransmitter }
-
-    deinit { parking.destroy() }
 }
 
-typealias EnginePointer = UnsafeMutablePointer<Engine>
+/// An engine at its fixed place.
+struct EnginePointer {
+    let isTransmitter: Bool
+    /// Under the lock of the card.
+    let state: UnsafeMutablePointer<Engine>
+    let words: UnsafeMutablePointer<EngineWords>
+    /// Where the thread sleeps.
+    let parking = Lock()
+
+    init(isTransmitter: Bool) {
+        self.isTransmitter = isTransmitter
+        state = .allocate(capacity: 1)
+        state.initialize(to: Engine())
+        words = .allocate(capacity: 1)
+        words.initialize(to: EngineWords())
+    }
+
+    func destroy() {
+        state.deallocate()
+        words.deinitialize(count: 1)
+        words.deallocate()
+        parking.destroy()
+    }
+}
 
 extension Card {
     /// Tells an engine that there may be work.
     @_noLocks func wake(_ engine: EnginePointer) {
-        engine.pointee.signal.wrappingAdd(1, ordering: .sequentiallyConsistent)
-        if engine.pointee.isAsleep.load(ordering: .sequentiallyConsistent) {
-            engine.pointee.parking.lock()
-            engine.pointee.parking.broadcast()
-            engine.pointee.parking.unlock()
+        engine.words.pointee.signal.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        if engine.words.pointee.isAsleep.load(ordering: .sequentiallyConsistent) {
+            engine.parking.lock()
+            engine.parking.broadcast()
+            engine.parking.unlock()
         }
     }
 
     /// Ends what an engine moves at the next page and lets it look at its registers.
     @_noLocks func interrupt(_ engine: EnginePointer) {
-        engine.pointee.attention.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        engine.words.pointee.attention.wrappingAdd(1, ordering: .sequentiallyConsistent)
         wake(engine)
     }
 
     /// Makes an engine forget the descriptor it holds; a piece under way will count as never moved.
     @_noLocks func forget(_ engine: EnginePointer) {
-        engine.pointee.isRunning = false
-        engine.pointee.holdsDescriptor = false
-        engine.pointee.awaitsWire = false
-        engine.pointee.generation &+= 1
+        engine.state.pointee.isRunning = false
+        engine.state.pointee.holdsDescriptor = false
+        engine.state.pointee.awaitsWire = false
+        engine.state.pointee.generation &+= 1
         interrupt(engine)
     }
 
     /// Returns when no access to memory that began before is under way. The lock of the card must not be held; the wait is as
     /// long as the copy of one page.
     @_noLocks func settle(_ engine: EnginePointer) {
-        let seen = engine.pointee.epoch.load(ordering: .sequentiallyConsistent)
+        let seen = engine.words.pointee.epoch.load(ordering: .sequentiallyConsistent)
         guard seen & 1 != 0 else { return }
-        while engine.pointee.epoch.load(ordering: .sequentiallyConsistent) == seen { chw_pause() }
+        while engine.words.pointee.epoch.load(ordering: .sequentiallyConsistent) == seen { chw_pause() }
     }
 
     /// As ``settle(_:)``, for both engines.
     @_noLocks func settle() {
-        settle(state.pointee.tx)
-        settle(state.pointee.rx)
+        settle(tx)
+        settle(rx)
     }
 
     /// Begins touching memory: translations looked up from here on stay valid until ``unpin(_:)``.
     @inline(__always) @_noLocks func pin(_ engine: EnginePointer) {
-        engine.pointee.epoch.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        engine.words.pointee.epoch.wrappingAdd(1, ordering: .sequentiallyConsistent)
     }
 
     /// Ends touching memory.
     @inline(__always) @_noLocks func unpin(_ engine: EnginePointer) {
-        engine.pointee.epoch.wrappingAdd(1, ordering: .releasing)
+        engine.words.pointee.epoch.wrappingAdd(1, ordering: .releasing)
     }
 
     /// The life of an engine's thread.
     func run(_ engine: EnginePointer) {
         while true {
-            let seen = engine.pointee.signal.load(ordering: .sequentiallyConsistent)
+            let seen = engine.words.pointee.signal.load(ordering: .sequentiallyConsistent)
             switch step(engine) {
             case .again, .move: continue
             case .wait: park(engine, since: seen, until: .max)
@@ -172,22 +190,24 @@ extension Card {
     /// Plans a piece, moves it and accounts for it.
     @_noLocks func step(_ engine: EnginePointer) -> Step {
         var transfer = Transfer()
-        state.pointee.lock.lock()
-        let next = engine.pointee.isTransmitter ? planTransmit(&transfer) : planReceive(&transfer)
+        lock.lock()
+        let next = engine.isTransmitter ? planTransmit(&transfer) : planReceive(&transfer)
         unlockAndDeliver()
         guard next == .move else { return next }
-        if engine.pointee.isTransmitter {
+        if engine.isTransmitter {
             moveTransmit(&transfer)
         } else {
             moveReceive(&transfer)
         }
-        state.pointee.lock.lock()
-        if !engine.pointee.isTransmitter {
+        lock.lock()
+        if !engine.isTransmitter {
             state.pointee.wire.endReading()
-            if state.pointee.tx.pointee.awaitsWire { wake(state.pointee.tx) }
+            if tx.state.pointee.awaitsWire { wake(tx) }
         }
-        if engine.pointee.generation == transfer.generation, state.pointee.wire.generation == transfer.wireGeneration {
-            if engine.pointee.isTransmitter { commitTransmit(transfer) } else { commitReceive(transfer) }
+        if engine.state.pointee.generation == transfer.generation,
+            state.pointee.wire.generation == transfer.wireGeneration
+        {
+            if engine.isTransmitter { commitTransmit(transfer) } else { commitReceive(transfer) }
         }
         unlockAndDeliver()
         return .again
@@ -195,19 +215,19 @@ extension Card {
 
     /// Spins a little, then sleeps until the engine is signalled or the clock shows `time`.
     private func park(_ engine: EnginePointer, since seen: UInt64, until time: UInt64) {
-        let clock = state.pointee.clock
+        let clock = clock
         let end = chw_clock_nanoseconds(CLOCK_MONOTONIC) &+ engineSpin
         while chw_clock_nanoseconds(CLOCK_MONOTONIC) < end {
             for _ in 0..<16 {
-                if engine.pointee.signal.load(ordering: .acquiring) != seen { return }
+                if engine.words.pointee.signal.load(ordering: .acquiring) != seen { return }
                 chw_pause()
             }
             if time != .max, clock.now() >= time { return }
         }
-        let parking = engine.pointee.parking
+        let parking = engine.parking
         parking.lock()
-        engine.pointee.isAsleep.store(true, ordering: .sequentiallyConsistent)
-        while engine.pointee.signal.load(ordering: .sequentiallyConsistent) == seen {
+        engine.words.pointee.isAsleep.store(true, ordering: .sequentiallyConsistent)
+        while engine.words.pointee.signal.load(ordering: .sequentiallyConsistent) == seen {
             if time == .max {
                 parking.wait()
             } else if clock.now() >= time {
@@ -219,7 +239,7 @@ extension Card {
                 _ = parking.wait(until: time)
             }
         }
-        engine.pointee.isAsleep.store(false, ordering: .relaxed)
+        engine.words.pointee.isAsleep.store(false, ordering: .relaxed)
         parking.unlock()
     }
 }
@@ -232,9 +252,9 @@ extension Card {
 
     /// Reads the descriptor at the engine's pointer. The lock is held.
     @_noLocks func fetch(_ engine: EnginePointer) -> Fetch {
-        let at = engine.pointee.pointer
+        let at = engine.state.pointee.pointer
         pin(engine)
-        guard let memory = state.pointee.iommu.translate(at, .read) else {
+        guard let memory = iommu.translate(at, .read) else {
             unpin(engine)
             busError(at, .read)
             return .fault
@@ -245,34 +265,34 @@ extension Card {
         let address = words[1].load(ordering: .relaxed)
         unpin(engine)
         guard flags & Descriptor.enabled != 0 else { return .disabled }
-        engine.pointee.holdsDescriptor = true
-        engine.pointee.flags = flags
-        engine.pointee.logical = address & ~3
-        engine.pointee.position = 0
+        engine.state.pointee.holdsDescriptor = true
+        engine.state.pointee.flags = flags
+        engine.state.pointee.logical = address & ~3
+        engine.state.pointee.position = 0
         let length = Int(flags & Descriptor.length)
-        if engine.pointee.isTransmitter {
-            engine.pointee.byteCount = length
+        if engine.isTransmitter {
+            engine.state.pointee.byteCount = length
         } else {
             // The core counts words down before it compares with 0, so that 0 words are 16384.
             let words = length >> 2
-            engine.pointee.byteCount = (words == 0 ? 1 << 14 : words) << 2
+            engine.state.pointee.byteCount = (words == 0 ? 1 << 14 : words) << 2
         }
         return .enabled
     }
 
     /// Writes a finished descriptor back and goes to the next one; false after a bus error. The lock is held.
     @_noLocks func finish(_ engine: EnginePointer, _ result: UInt32) -> Bool {
-        let at = engine.pointee.pointer
-        let index = engine.pointee.flags & Descriptor.wrap != 0 ? 0 : (at &+ 8) & Descriptor.indexMask
-        engine.pointee.pointer = at & ~Descriptor.indexMask | index
-        engine.pointee.holdsDescriptor = false
+        let at = engine.state.pointee.pointer
+        let index = engine.state.pointee.flags & Descriptor.wrap != 0 ? 0 : (at &+ 8) & Descriptor.indexMask
+        engine.state.pointee.pointer = at & ~Descriptor.indexMask | index
+        engine.state.pointee.holdsDescriptor = false
         pin(engine)
-        guard let memory = state.pointee.iommu.translate(at, .write) else {
+        guard let memory = iommu.translate(at, .write) else {
             unpin(engine)
             busError(at, .write)
             return false
         }
-        let kept = engine.pointee.flags & (Descriptor.wrap | Descriptor.interrupt)
+        let kept = engine.state.pointee.flags & (Descriptor.wrap | Descriptor.interrupt)
         // Releases the data: who sees DONE sees every byte.
         memory.assumingMemoryBound(to: Atomic<UInt32>.self)[0]
             .store(kept | Descriptor.done | result, ordering: .releasing)
@@ -282,12 +302,12 @@ extension Card {
 
     /// An access of the card's bus master was refused: both engines stop until they are reset. The lock is held.
     @_noLocks func busError(_ logical: UInt32, _ direction: IOMMU.Direction) {
-        state.pointee.iommu.record(logical, direction)
+        iommu.record(logical, direction)
         state.pointee.core.busError = true
-        state.pointee.tx.pointee.isRunning = false
-        state.pointee.rx.pointee.isRunning = false
-        interrupt(state.pointee.tx)
-        interrupt(state.pointee.rx)
+        tx.state.pointee.isRunning = false
+        rx.state.pointee.isRunning = false
+        interrupt(tx)
+        interrupt(rx)
         evaluateInterrupts()
     }
 }

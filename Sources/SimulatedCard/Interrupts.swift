@@ -45,17 +45,6 @@ struct InterruptController {
     var toDeliver: UInt32 = 0
     /// Vectors that are connected; 0 when none.
     var connectedCount = 0
-    let gate: UnsafeMutablePointer<InterruptGate>
-
-    init() {
-        gate = .allocate(capacity: 1)
-        gate.initialize(to: InterruptGate())
-    }
-
-    func destroy() {
-        gate.deinitialize(count: 1)
-        gate.deallocate()
-    }
 
     mutating func forgetLevels() {
         levels = 0
@@ -65,22 +54,28 @@ struct InterruptController {
 }
 
 /// What threads that deliver and the thread that disconnects agree on.
-struct InterruptGate: ~Copyable {
+struct InterruptGate {
     /// Of each vector: 0 nobody is in the routine, 1 somebody is, 2 somebody is and must call it once more.
     let states: UnsafeMutablePointer<Atomic<UInt32>>
-    let isConnected = Atomic<Bool>(false)
+    let isConnected: UnsafeMutablePointer<Atomic<Bool>>
     /// Written while disconnected and with all states 0; read after `isConnected` was seen.
-    var context: UnsafeMutableRawPointer?
-    var routine: chw_service_routine?
+    let sink: UnsafeMutablePointer<InterruptSink?>
 
     init() {
         states = .allocate(capacity: MSIXTable.vectorCount)
         for vector in 0..<MSIXTable.vectorCount { (states + vector).initialize(to: Atomic(0)) }
+        isConnected = .allocate(capacity: 1)
+        isConnected.initialize(to: Atomic(false))
+        sink = .allocate(capacity: 1)
+        sink.initialize(to: nil)
     }
 
-    deinit {
+    func destroy() {
         states.deinitialize(count: MSIXTable.vectorCount)
         states.deallocate()
+        isConnected.deinitialize(count: 1)
+        isConnected.deallocate()
+        sink.deallocate()
     }
 }
 
@@ -153,9 +148,8 @@ extension Card {
 
     /// Calls the routine for each vector, with no lock held; if another thread is in it, that one calls it once more.
     @_noLocks func deliver(_ vectors: UInt32) {
-        let gate = state.pointee.interrupts.gate
         for vector in 0..<UInt32(MSIXTable.vectorCount) where vectors & 1 << vector != 0 {
-            let word = gate.pointee.states + Int(vector)
+            let word = gate.states + Int(vector)
             while true {
                 let (entered, seen) = word.pointee.compareExchange(
                     expected: 0,
@@ -170,10 +164,10 @@ extension Card {
                 }
             }
             while true {
-                if gate.pointee.isConnected.load(ordering: .sequentiallyConsistent),
-                    let routine = gate.pointee.routine, let context = gate.pointee.context
+                if gate.isConnected.pointee.load(ordering: .sequentiallyConsistent),
+                    let sink = gate.sink.pointee
                 {
-                    _ = chw_serve(routine, context, vector)
+                    _ = chw_serve(sink.routine, sink.context, vector)
                 }
                 if word.pointee.compareExchange(expected: 1, desired: 0, ordering: .sequentiallyConsistent).0 { break }
                 word.pointee.store(1, ordering: .sequentiallyConsistent)
@@ -185,15 +179,13 @@ extension Card {
 
     /// Routes vectors to a sink and enables MSI-X; false when something is connected.
     func connect(_ count: Int, _ sink: InterruptSink) -> Bool {
-        state.pointee.lock.lock()
+        lock.lock()
         guard state.pointee.interrupts.connectedCount == 0 else {
-            state.pointee.lock.unlock()
+            lock.unlock()
             return false
         }
-        let gate = state.pointee.interrupts.gate
-        gate.pointee.context = sink.context
-        gate.pointee.routine = sink.routine
-        gate.pointee.isConnected.store(true, ordering: .sequentiallyConsistent)
+        gate.sink.pointee = sink
+        gate.isConnected.pointee.store(true, ordering: .sequentiallyConsistent)
         state.pointee.interrupts.connectedCount = count
         programVectors()
         // What is asserted already is told now.
@@ -216,19 +208,18 @@ extension Card {
 
     /// Disables MSI-X; no call of the sink runs or comes when this returns.
     func disconnect() {
-        state.pointee.lock.lock()
-        let gate = state.pointee.interrupts.gate
+        lock.lock()
         if state.pointee.interrupts.connectedCount > 0 {
             state.pointee.configuration.setMSIX(enabled: false)
             state.pointee.msix = MSIXTable()
             state.pointee.interrupts.forgetLevels()
         }
-        gate.pointee.isConnected.store(false, ordering: .sequentiallyConsistent)
-        state.pointee.lock.unlock()
+        gate.isConnected.pointee.store(false, ordering: .sequentiallyConsistent)
+        lock.unlock()
         for vector in 0..<MSIXTable.vectorCount {
-            while gate.pointee.states[vector].load(ordering: .sequentiallyConsistent) != 0 { sched_yield() }
+            while gate.states[vector].load(ordering: .sequentiallyConsistent) != 0 { sched_yield() }
         }
         // Only now may another sink be connected.
-        state.pointee.lock.locked { state.pointee.interrupts.connectedCount = 0 }
+        lock.locked { state.pointee.interrupts.connectedCount = 0 }
     }
 }

@@ -9,7 +9,7 @@ extension Card {
     /// The lock is held.
     var received: (byteCount: Int, marker: Wire.Marker) {
         @_noLocks get {
-            if state.pointee.rx.pointee.endsInError { return (0, .eep) }
+            if rx.state.pointee.endsInError { return (0, .eep) }
             guard state.pointee.core.link == .run else { return (0, .none) }
             return state.pointee.wire.available
         }
@@ -25,22 +25,22 @@ extension Card {
 
     /// Looks for something to store. The lock is held.
     @_noLocks func planReceive(_ transfer: inout Transfer) -> Step {
-        let rx = state.pointee.rx
+        let rx = self.rx
         while true {
             if state.pointee.isClosing { return .end }
-            rx.pointee.awaitsWire = false
-            guard rx.pointee.isRunning, isBusMaster, !(state.pointee.fault == .hangReceive) else { return .wait }
+            rx.state.pointee.awaitsWire = false
+            guard rx.state.pointee.isRunning, isBusMaster, !(state.pointee.fault == .hangReceive) else { return .wait }
             let (available, marker) = received
             guard available > 0 || !(marker == .none) else {
-                rx.pointee.awaitsWire = true
+                rx.state.pointee.awaitsWire = true
                 return .wait
             }
             state.pointee.core.isEmptyAfterPacket = false
-            if !rx.pointee.holdsDescriptor {
+            if !rx.state.pointee.holdsDescriptor {
                 switch fetch(rx) {
                 case .enabled: break
                 case .disabled:
-                    rx.pointee.isRunning = false
+                    rx.state.pointee.isRunning = false
                     return .wait
                 case .fault: return .wait
                 }
@@ -52,13 +52,13 @@ extension Card {
     }
 
     @_noLocks private func planPiece(_ available: Int, _ transfer: inout Transfer) -> Step {
-        let rx = state.pointee.rx
-        var count = min(min(available, rx.pointee.byteCount &- rx.pointee.position), transferLimit)
+        let rx = self.rx
+        var count = min(min(available, rx.state.pointee.byteCount &- rx.state.pointee.position), transferLimit)
         if state.pointee.wire.rate != 0 {
-            if state.pointee.clock.now() < rx.pointee.nextTransfer { return .waitUntil(rx.pointee.nextTransfer) }
+            if clock.now() < rx.state.pointee.nextTransfer { return .waitUntil(rx.state.pointee.nextTransfer) }
             count = min(count, state.pointee.wire.piece)
         }
-        transfer.logical = rx.pointee.logical &+ UInt32(truncatingIfNeeded: rx.pointee.position)
+        transfer.logical = rx.state.pointee.logical &+ UInt32(truncatingIfNeeded: rx.state.pointee.position)
         transfer.byteCount = count
         transfer.mode = state.pointee.wire.mode
         if transfer.mode == .loopback {
@@ -66,24 +66,24 @@ extension Card {
         } else {
             transfer.position = state.pointee.wire.sourcePosition
         }
-        transfer.generation = rx.pointee.generation
+        transfer.generation = rx.state.pointee.generation
         transfer.wireGeneration = state.pointee.wire.generation
-        transfer.attention = rx.pointee.attention.load(ordering: .relaxed)
+        transfer.attention = rx.words.pointee.attention.load(ordering: .relaxed)
         return .move
     }
 
     /// Moves a piece page by page, with no lock held.
     @_noLocks func moveReceive(_ transfer: inout Transfer) {
-        let rx = state.pointee.rx
+        let rx = self.rx
         while transfer.moved < transfer.byteCount {
             let logical = transfer.logical &+ UInt32(truncatingIfNeeded: transfer.moved)
             let count = min(transfer.byteCount &- transfer.moved, pageBytes &- Int(logical & 0xfff))
             pin(rx)
-            guard rx.pointee.attention.load(ordering: .sequentiallyConsistent) == transfer.attention else {
+            guard rx.words.pointee.attention.load(ordering: .sequentiallyConsistent) == transfer.attention else {
                 unpin(rx)
                 return
             }
-            guard let target = state.pointee.iommu.translate(logical, .write) else {
+            guard let target = iommu.translate(logical, .write) else {
                 unpin(rx)
                 transfer.faulted = true
                 return
@@ -100,32 +100,32 @@ extension Card {
 
     /// Accounts for a piece that was stored. The lock is held.
     @_noLocks func commitReceive(_ transfer: Transfer) {
-        let rx = state.pointee.rx
+        let rx = self.rx
         let count = transfer.moved
         if count > 0 {
-            rx.pointee.position &+= count
-            rx.pointee.isInPacket = true
+            rx.state.pointee.position &+= count
+            rx.state.pointee.isInPacket = true
             state.pointee.wire.take(count)
             pace(rx, count)
-            if state.pointee.tx.pointee.awaitsWire { wake(state.pointee.tx) }
+            if tx.state.pointee.awaitsWire { wake(tx) }
         }
         if transfer.faulted {
             busError(transfer.logical &+ UInt32(truncatingIfNeeded: count), .write)
-        } else if rx.pointee.position == rx.pointee.byteCount {
+        } else if rx.state.pointee.position == rx.state.pointee.byteCount {
             finishReceive(0)
         }
     }
 
     /// Takes the end marker that comes next; false after a bus error.
     @_noLocks private func endPacket(isError: Bool) -> Bool {
-        let rx = state.pointee.rx
+        let rx = self.rx
         var isError = isError
-        if rx.pointee.endsInError {
-            rx.pointee.endsInError = false
+        if rx.state.pointee.endsInError {
+            rx.state.pointee.endsInError = false
         } else {
             state.pointee.wire.takeMarker()
-            rx.pointee.isInPacket = false
-            if state.pointee.tx.pointee.awaitsWire { wake(state.pointee.tx) }
+            rx.state.pointee.isInPacket = false
+            if tx.state.pointee.awaitsWire { wake(tx) }
         }
         if state.pointee.fault == .errorEnd {
             state.pointee.fault = .none
@@ -133,10 +133,10 @@ extension Card {
         }
         // The receive FIFO holds whole words, in which the marker repeats behind the last byte, and whole words are written:
         // a driver whose buffers do not end on a word would see it here as on the card.
-        let position = rx.pointee.position
-        let logical = rx.pointee.logical &+ UInt32(truncatingIfNeeded: position)
+        let position = rx.state.pointee.position
+        let logical = rx.state.pointee.logical &+ UInt32(truncatingIfNeeded: position)
         pin(rx)
-        guard let target = state.pointee.iommu.translate(logical, .write) else {
+        guard let target = iommu.translate(logical, .write) else {
             unpin(rx)
             busError(logical, .write)
             return false
@@ -150,9 +150,11 @@ extension Card {
     }
 
     @_noLocks private func finishReceive(_ marker: UInt32) {
-        let rx = state.pointee.rx
-        let interrupts = rx.pointee.flags & Descriptor.interrupt != 0
-        guard finish(rx, UInt32(truncatingIfNeeded: rx.pointee.position) & Descriptor.length | marker) else { return }
+        let rx = self.rx
+        let interrupts = rx.state.pointee.flags & Descriptor.interrupt != 0
+        guard finish(rx, UInt32(truncatingIfNeeded: rx.state.pointee.position) & Descriptor.length | marker) else {
+            return
+        }
         if interrupts { state.pointee.core.sticky |= Status.receiveDescriptor }
         if marker != 0 {
             state.pointee.core.sticky |= Status.receivePacket

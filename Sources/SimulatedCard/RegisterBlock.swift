@@ -50,21 +50,21 @@ struct ConfigurationRegisters {
 
 /// A bus read of a BAR: the context of a register window is the card's state.
 @_noLocks func load(_ context: UnsafeMutableRawPointer?, bar: Int, _ offset: UInt64, _ width: UInt32) -> UInt64 {
-    let card = Card(state: context!.assumingMemoryBound(to: CardState.self))
+    let card = Card(parts: context!.assumingMemoryBound(to: CardParts.self))
     let state = card.state
     let mask = AccessWidth.mask(width)
-    state.pointee.lock.lock()
-    defer { state.pointee.lock.unlock() }
+    card.lock.lock()
+    defer { card.lock.unlock() }
     guard card.isPresent else { return card.silence & mask }
     guard isAligned(bar: bar, offset, width), state.pointee.configuration.decodes(bar: bar) else { return mask }
     if bar == 0, offset >= RegisterBlock.windowOffset {
         let at = Int(offset &- RegisterBlock.windowOffset)
         guard at < RegisterBlock.windowBytes else { return 0 }
         switch width {
-        case 1: return UInt64(state.pointee.windows.load(fromByteOffset: at, as: UInt8.self))
-        case 2: return UInt64(UInt16(littleEndian: state.pointee.windows.load(fromByteOffset: at, as: UInt16.self)))
-        case 4: return UInt64(UInt32(littleEndian: state.pointee.windows.load(fromByteOffset: at, as: UInt32.self)))
-        default: return UInt64(littleEndian: state.pointee.windows.load(fromByteOffset: at, as: UInt64.self))
+        case 1: return UInt64(card.windows.load(fromByteOffset: at, as: UInt8.self))
+        case 2: return UInt64(UInt16(littleEndian: card.windows.load(fromByteOffset: at, as: UInt16.self)))
+        case 4: return UInt64(UInt32(littleEndian: card.windows.load(fromByteOffset: at, as: UInt32.self)))
+        default: return UInt64(littleEndian: card.windows.load(fromByteOffset: at, as: UInt64.self))
         }
     }
     let low = UInt64(card.read32(bar: bar, offset & ~3))
@@ -80,9 +80,9 @@ struct ConfigurationRegisters {
     _ width: UInt32,
     _ value: UInt64
 ) {
-    let card = Card(state: context!.assumingMemoryBound(to: CardState.self))
+    let card = Card(parts: context!.assumingMemoryBound(to: CardParts.self))
     let state = card.state
-    state.pointee.lock.lock()
+    card.lock.lock()
     var settles = false
     if card.isPresent, isAligned(bar: bar, offset, width), state.pointee.configuration.decodes(bar: bar) {
         if bar == 0, offset >= RegisterBlock.windowOffset {
@@ -138,7 +138,6 @@ extension Card {
 
     @_noLocks fileprivate func storeWindow(_ at: Int, _ width: UInt32, _ value: UInt64) {
         guard at < RegisterBlock.windowBytes else { return }
-        let windows = state.pointee.windows
         switch width {
         case 1: windows.storeBytes(of: UInt8(truncatingIfNeeded: value), toByteOffset: at, as: UInt8.self)
         case 2:
@@ -153,16 +152,16 @@ extension Card {
     /// descriptor. An engine that hangs is not blocked by either.
     private var flow: UInt32 {
         @_noLocks get {
-            let tx = state.pointee.tx
+            let tx = self.tx
             var flow: UInt32 = 0
-            if tx.pointee.isRunning, tx.pointee.holdsDescriptor, !tx.pointee.isDiscarding,
+            if tx.state.pointee.isRunning, tx.state.pointee.holdsDescriptor, !tx.state.pointee.isDiscarding,
                 state.pointee.core.link == .run,
                 !(state.pointee.fault == .hangTransmit),
-                tx.pointee.byteCount == 0 ? !state.pointee.wire.takesMarker : !state.pointee.wire.takesData
+                tx.state.pointee.byteCount == 0 ? !state.pointee.wire.takesMarker : !state.pointee.wire.takesData
             {
                 flow |= 1
             }
-            if !state.pointee.rx.pointee.isRunning, !(state.pointee.fault == .hangReceive), holdsData { flow |= 2 }
+            if !rx.state.pointee.isRunning, !(state.pointee.fault == .hangReceive), holdsData { flow |= 2 }
             return flow
         }
     }

@@ -25,27 +25,27 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
         self.onClose = onClose
         let seed = UInt64(address.bus) << 8 | UInt64(address.device) << 3 | UInt64(address.function)
         memory = MemoryMap(seed: seed &* 4099)
-        let state = UnsafeMutablePointer<CardState>.allocate(capacity: 1)
-        state.initialize(
-            to: CardState(
+        let parts = UnsafeMutablePointer<CardParts>.allocate(capacity: 1)
+        parts.initialize(
+            to: CardParts(
                 address: address,
                 clock: configuration.clock,
                 receiverMemory: configuration.receiverMemory,
                 iommu: memory.iommu
             )
         )
-        let card = Card(state: state)
+        let card = Card(parts: parts)
         self.card = card
         threads = [
-            Thread(name: "spw-tx") { card.run(card.state.pointee.tx) },
-            Thread(name: "spw-rx") { card.run(card.state.pointee.rx) },
+            Thread(name: "spw-tx") { card.run(card.tx) },
+            Thread(name: "spw-rx") { card.run(card.rx) },
         ]
     }
 
     deinit {
         close()
-        card.state.move().destroy()
-        card.state.deallocate()
+        card.parts.pointee.destroy()
+        card.parts.deallocate()
         lifecycle.destroy()
     }
 
@@ -77,7 +77,7 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
 
     /// Registers (64-bit), the card's configuration registers, the MSI-X table.
     public var baseAddressRegisters: [BaseAddressRegister] {
-        let addresses = card.state.pointee.configuration.addresses
+        let addresses = PlatformAddresses(address)
         return [(0, addresses.bar0), (2, addresses.bar2), (4, addresses.bar4)].map { (index: Int, place: UInt32) in
             BaseAddressRegister(
                 index: index,
@@ -92,7 +92,7 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
     /// Maps a BAR: every access goes through a function of the model. EINVAL for a BAR that does not exist.
     public func map(bar index: Int) throws(BusError) -> RegisterWindow {
         var window = chw_window()
-        window.context = UnsafeMutableRawPointer(card.state)
+        window.context = UnsafeMutableRawPointer(card.parts)
         window.byte_count = RegisterBlock.byteCount(bar: index)
         switch index {
         case 0:
@@ -169,8 +169,7 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
 
     /// Function level reset; the content of the memory windows, which are block RAM, stays. ENODEV when the card is gone.
     public func resetFunction() throws(BusError) {
-        let state = card.state
-        state.pointee.lock.lock()
+        card.lock.lock()
         let isPresent = card.isPresent
         if isPresent { card.resetFunction(cause: ResetCause.function) }
         card.unlockAndDeliver()
@@ -187,12 +186,11 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
         }
         guard !ending.isEmpty else { return }
         disconnectInterrupts()
-        let state = card.state
-        state.pointee.lock.lock()
-        state.pointee.isClosing = true
-        card.interrupt(state.pointee.tx)
-        card.interrupt(state.pointee.rx)
-        state.pointee.lock.unlock()
+        card.lock.lock()
+        card.state.pointee.isClosing = true
+        card.interrupt(card.tx)
+        card.interrupt(card.rx)
+        card.lock.unlock()
         for thread in ending { thread.join() }
         onClose()
     }

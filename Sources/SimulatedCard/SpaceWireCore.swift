@@ -82,8 +82,8 @@ extension Card {
         case 0x04: return readStatus()
         case 0x08: return state.pointee.core.scaler
         case 0x0c: return state.pointee.core.lastTimeCode | state.pointee.core.nextTimeCode << 8
-        case 0x10: return state.pointee.rx.pointee.pointer
-        case 0x14: return state.pointee.tx.pointee.pointer
+        case 0x10: return rx.state.pointee.pointer
+        case 0x14: return tx.state.pointee.pointer
         default: return 0
         }
     }
@@ -91,8 +91,8 @@ extension Card {
     @_noLocks private func readStatus() -> UInt32 {
         let core = state.pointee.core
         var status = core.sticky | core.link.number
-        if state.pointee.rx.pointee.isRunning { status |= Status.receiveRunning }
-        if state.pointee.tx.pointee.isRunning { status |= Status.transmitRunning }
+        if rx.state.pointee.isRunning { status |= Status.receiveRunning }
+        if tx.state.pointee.isRunning { status |= Status.transmitRunning }
         if core.busError { status |= Status.busError }
         if core.isEmptyAfterPacket, !holdsData { status |= Status.isEmptyAfterPacket }
         return status
@@ -107,16 +107,16 @@ extension Card {
             evaluateInterrupts()
         case 0x08: state.pointee.core.scaler = value & 0xff
         case 0x0c: writeTimeCode(value)
-        case 0x10: state.pointee.rx.pointee.pointer = value & ~7
-        case 0x14: state.pointee.tx.pointee.pointer = value & ~7
+        case 0x10: rx.state.pointee.pointer = value & ~7
+        case 0x14: tx.state.pointee.pointer = value & ~7
         default: break
         }
         return false
     }
 
     @_noLocks private func writeControl(_ value: UInt32) -> Bool {
-        let tx = state.pointee.tx
-        let rx = state.pointee.rx
+        let tx = self.tx
+        let rx = self.rx
         if value & Control.reset != 0 {
             resetCore()
             return true
@@ -130,17 +130,17 @@ extension Card {
             settles = true
         } else if value & Control.cancelTransmit != 0 {
             forget(tx)
-            tx.pointee.isInPacket = false
-            tx.pointee.isDiscarding = false
+            tx.state.pointee.isInPacket = false
+            tx.state.pointee.isDiscarding = false
             settles = true
         }
         if !state.pointee.core.busError, value & Control.resetDMA == 0 {
             if value & Control.startReceive != 0 {
-                rx.pointee.isRunning = true
+                rx.state.pointee.isRunning = true
                 wake(rx)
             }
             if value & (Control.startTransmit | Control.cancelTransmit) == Control.startTransmit {
-                tx.pointee.isRunning = true
+                tx.state.pointee.isRunning = true
                 wake(tx)
             }
         }
@@ -155,16 +155,16 @@ extension Card {
         let scratch = state.pointee.core.scratch
         state.pointee.core = SpaceWireCore()
         state.pointee.core.scratch = scratch
-        state.pointee.rx.pointee.endsInError = false
-        state.pointee.tx.pointee.isDiscarding = false
-        resetEngine(state.pointee.tx)
-        resetEngine(state.pointee.rx)
+        rx.state.pointee.endsInError = false
+        tx.state.pointee.isDiscarding = false
+        resetEngine(tx)
+        resetEngine(rx)
         evaluateInterrupts()
     }
 
     @_noLocks private func resetEngine(_ engine: EnginePointer) {
-        engine.pointee.pointer = 0
-        engine.pointee.isInPacket = false
+        engine.state.pointee.pointer = 0
+        engine.state.pointee.isInPacket = false
         forget(engine)
     }
 
@@ -185,28 +185,28 @@ extension Card {
         } else {
             new = isStarted || control & Control.autostart != 0 || old == .run ? .run : .off
         }
-        if control & Control.linkDisable != 0 { state.pointee.tx.pointee.isDiscarding = false }
+        if control & Control.linkDisable != 0 { tx.state.pointee.isDiscarding = false }
         if new == old { return }
         state.pointee.core.link = new
         guard new == .run || old == .run else { return }
         if old == .run { loseLink(isDisabled: control & Control.linkDisable != 0) }
         if control & Control.linkInterrupt != 0 { announceLinkChange() }
-        wake(state.pointee.tx)
-        wake(state.pointee.rx)
+        wake(tx)
+        wake(rx)
     }
 
     /// What both ends do to packets that are cut off (ECSS-E-ST-50-12C 5.5.8).
     @_noLocks private func loseLink(isDisabled: Bool) {
-        let tx = state.pointee.tx
-        let rx = state.pointee.rx
-        state.pointee.wire.lose(whileSending: rx.pointee.isInPacket)
-        if rx.pointee.isInPacket {
-            rx.pointee.isInPacket = false
-            rx.pointee.endsInError = true
+        let tx = self.tx
+        let rx = self.rx
+        state.pointee.wire.lose(whileSending: rx.state.pointee.isInPacket)
+        if rx.state.pointee.isInPacket {
+            rx.state.pointee.isInPacket = false
+            rx.state.pointee.endsInError = true
         }
         // A disabled link drops nothing: what is left of the packet will begin the next one.
-        if tx.pointee.isInPacket, !isDisabled { tx.pointee.isDiscarding = true }
-        tx.pointee.isInPacket = false
+        if tx.state.pointee.isInPacket, !isDisabled { tx.state.pointee.isDiscarding = true }
+        tx.state.pointee.isInPacket = false
         interrupt(tx)
         interrupt(rx)
     }
