@@ -45,3 +45,17 @@ static inline int cfuse_session_use_socket(struct fuse_session *session, int fd)
     const struct fuse_custom_io io = {.writev = cfuse_io_writev, .read = cfuse_io_read};
     return fuse_session_custom_io(session, &io, fd);
 }
+
+/* O_DIRECT needs _GNU_SOURCE, which Swift's importer does not set. */
+static const int CHW_O_DIRECT = 040000;
+
+/* fuse_reply_buf for memory of any type. */
+CFUSE_HOT static inline int cfuse_reply_bytes(fuse_req_t req, const void *bytes, size_t size) {
+    return fuse_reply_buf(req, (const char *)bytes, size);
+}
+
+/* fuse_req_interrupt_func with a function pointer Swift can name. */
+typedef void (*cfuse_interrupted)(fuse_req_t _Nullable req, void *_Nullable data);
+CFUSE_HOT static inline void cfuse_on_interrupt(fuse_req_t _Nonnull req, cfuse_interrupted _Nonnull function, void *_Nullable data) {
+    fuse_req_interrupt_func(req, function, data);
+}

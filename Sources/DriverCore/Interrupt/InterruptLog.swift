@@ -15,6 +15,15 @@ public struct InterruptLog: ~Copyable {
         public var vector: UInt32 = 0
         /// How many interrupts this delivery stands for.
         public var count: UInt32 = 0
+
+        /// An entry to be filled.
+        public init() {}
+
+        @_noLocks init(time: UInt64, vector: UInt32, count: UInt32) {
+            self.time = time
+            self.vector = vector
+            self.count = count
+        }
     }
 
     /// Entries kept.

@@ -3,7 +3,7 @@ import Synchronization
 
 /// The fixed set of request records of a card, made when it is added and never grown.
 public struct RequestPool: ~Copyable {
-    private let records: UnsafeMutablePointer<RequestRecord>
+    fileprivate let records: UnsafeMutablePointer<RequestRecord>
     /// Records in the pool.
     public let capacity: Int
     private let free: IndexStack
@@ -116,4 +116,15 @@ public struct RequestPool: ~Copyable {
     public var inUse: Int { capacity - free.count }
 
     @_noLocks func countDropped() { dropped.wrappingAdd(1, ordering: .relaxed) }
+}
+
+extension RequestPool {
+    /// Claims every request that waits, for a mount that ends. The caller withdraws and completes them.
+    public func claimWaiting() -> [UnsafeMutablePointer<RequestRecord>] {
+        (0..<capacity).compactMap { index in
+            let record = records + index
+            guard case .claimed = cancel(record.pointee.cookie()) else { return nil }
+            return record
+        }
+    }
 }

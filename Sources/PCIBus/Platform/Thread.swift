@@ -39,6 +39,20 @@ public struct Thread: @unchecked Sendable {  // the handle is an integer
         handle = created
     }
 
+    /// Gets the thread out of a system call that waits, with EINTR; it must have called ``allowInterrupts()``.
+    public func interrupt() { pthread_kill(handle, SIGUSR1) }
+
+    /// Lets ``interrupt()`` reach the calling thread: SIGUSR1 is unblocked and does nothing but end a wait.
+    public static func allowInterrupts() {
+        var action = sigaction()
+        action.__sigaction_handler.sa_handler = { _ in }
+        sigaction(SIGUSR1, &action, nil)
+        var set = sigset_t()
+        sigemptyset(&set)
+        sigaddset(&set, SIGUSR1)
+        pthread_sigmask(SIG_UNBLOCK, &set, nil)
+    }
+
     /// Waits for the thread to end.
     public func join() { pthread_join(handle, nil) }
 }

@@ -1,0 +1,130 @@
+import CFuse
+import CHardware
+import DriverCore
+import PCIBus
+
+/// The readers of `interrupts/log`: lines of `sequence time vector count`, from the open on, in any read size.
+final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
+    private struct Waiter {
+        var id: UInt
+        var request: OpaquePointer
+        var number: UInt64
+        var size: Int
+    }
+
+    private let lock = Lock()
+    private var waiters: [Waiter] = []
+    private var nextID: UInt = 1
+
+    deinit { lock.destroy() }
+
+    /// Answers a read, or lets it wait for the next interrupt.
+    func read(_ fileSystem: CardFileSystem, _ request: OpaquePointer, _ number: UInt64, _ size: Int) {
+        if reply(fileSystem, request, number, size) { return }
+        let handle = fileSystem.mount.pointee.handles.pointee[number]
+        if handle.pointee.flags & O_NONBLOCK != 0 {
+            fileSystem.fail(
+                request, handle.pointee.node, EAGAIN, "no interrupt since the last read, and the file is nonblocking: poll first")
+            return
+        }
+        let log = fileSystem.device.interrupt
+        log.pointee.log.watch(true)
+        let id = lock.locked {
+            nextID += 1
+            waiters.append(Waiter(id: nextID, request: request, number: number, size: size))
+            return nextID
+        }
+        cfuse_on_interrupt(request, cancelInterruptReader, UnsafeMutableRawPointer(bitPattern: id))
+        // One may have come between the look and the wait.
+        serve(fileSystem)
+    }
+
+    /// Answers those who wait and for whom there is something now.
+    func serve(_ fileSystem: CardFileSystem) {
+        for id in lock.locked({ waiters.map(\.id) }) {
+            guard let waiter = take(id) else { continue }
+            if reply(fileSystem, waiter.request, waiter.number, waiter.size) {
+                fileSystem.device.interrupt.pointee.log.watch(false)
+            } else {
+                lock.locked { waiters.append(waiter) }
+            }
+        }
+    }
+
+    private func take(_ id: UInt) -> Waiter? {
+        lock.locked {
+            guard let index = waiters.firstIndex(where: { $0.id == id }) else { return nil }
+            return waiters.remove(at: index)
+        }
+    }
+
+    /// A signal for a reader.
+    func cancel(_ fileSystem: CardFileSystem, _ id: UInt) {
+        guard let waiter = take(id) else { return }
+        fileSystem.device.interrupt.pointee.log.watch(false)
+        _ = fuse_reply_err(waiter.request, EINTR)
+    }
+
+    /// Ends all waits with an errno.
+    func endAll(_ code: CInt) {
+        let all = lock.locked {
+            let all = waiters
+            waiters = []
+            return all
+        }
+        for waiter in all { _ = fuse_reply_err(waiter.request, code) }
+    }
+
+    /// Answers with lines, if there are any; a line that does not fit is continued by the next read.
+    private func reply(
+        _ fileSystem: CardFileSystem,
+        _ request: OpaquePointer,
+        _ number: UInt64,
+        _ size: Int
+    ) -> Bool {
+        let handle = fileSystem.mount.pointee.handles.pointee[number]
+        if handle.pointee.textLength == 0 {
+            var entries = [InterruptLog.Entry](repeating: InterruptLog.Entry(), count: min(4096, size / 16 + 1))
+            var cursor = handle.pointee.cursor
+            let result = entries.withUnsafeMutableBufferPointer {
+                fileSystem.device.interrupt.pointee.log.read(from: &cursor, into: $0)
+            }
+            handle.pointee.cursor = cursor
+            guard result.count > 0 else { return false }
+            var text = result.lost > 0 ? "lost \(result.lost)\n" : ""
+            for (index, entry) in entries.prefix(result.count).enumerated() {
+                let fraction = String(entry.time % 1_000_000_000)
+                let padding = String(repeating: "0", count: 9 - fraction.utf8.count)
+                text += "\(result.first + UInt64(index)) \(entry.time / 1_000_000_000).\(padding)\(fraction)"
+                text += " \(entry.vector) \(entry.count)\n"
+            }
+            setText(handle, text)
+        }
+        guard let text = handle.pointee.text else { return false }
+        let count = min(size, handle.pointee.textLength)
+        _ = cfuse_reply_bytes(request, text, count)
+        handle.pointee.textLength -= count
+        if handle.pointee.textLength > 0 { memmove(text, text + count, handle.pointee.textLength) }
+        return true
+    }
+}
+
+private func cancelInterruptReader(_ request: OpaquePointer?, _ data: UnsafeMutableRawPointer?) {
+    guard let request, let context = fuse_req_userdata(request) else { return }
+    let mount = context.assumingMemoryBound(to: MountState.self)
+    mount.pointee.fileSystem?._withUnsafeGuaranteedRef {
+        $0.interruptReaders.cancel($0, UInt(bitPattern: data))
+    }
+}
+
+/// Keeps a text with an open file, in place of the one before.
+func setText(_ handle: UnsafeMutablePointer<Handle>, _ text: String) {
+    if let old = handle.pointee.text { chw_free(old) }
+    var text = text
+    handle.pointee.textLength = text.utf8.count
+    handle.pointee.text = text.withUTF8 { bytes in
+        let copy = malloc(max(1, bytes.count))
+        if let copy, let base = bytes.baseAddress { memcpy(copy, base, bytes.count) }
+        return copy
+    }
+}

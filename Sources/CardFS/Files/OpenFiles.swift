@@ -1,0 +1,143 @@
+import CFuse
+import CHardware
+import DriverCore
+import Glibc
+import PCIBus
+import Synchronization
+
+// S_IFMT values: the names come from two modules at once.
+private let fileTypeDirectory: mode_t = 0o040000
+private let fileTypeRegular: mode_t = 0o100000
+private let fileTypeLink: mode_t = 0o120000
+
+// Attributes, and the opening and closing of files.
+extension CardFileSystem {
+    /// The attributes of a node of the tree.
+    func attributes(_ number: Int) -> stat {
+        let node = tree.nodes[number]
+        var type = fileTypeRegular
+        var links: UInt = 1
+        switch node.kind {
+        case .directory:
+            type = fileTypeDirectory
+            links = UInt(2 + tree.children(of: number).filter { tree.nodes[$0.node].kind == .directory }.count)
+        case .link: type = fileTypeLink
+        default: break
+        }
+        return attributes(UInt64(number), type | mode_t(node.mode), node.size, links)
+    }
+
+    /// The attributes of `regs/0x…`.
+    func registerAttributes(_ id: UInt64) -> stat {
+        let usual: UInt32 = (options.mode ?? 0o660) & 0o666
+        return attributes(id, fileTypeRegular | mode_t(usual), UInt64(2 * NodeID.register(id).byteCount + 3), 1)
+    }
+
+    /// The attributes of anything the kernel has a number for.
+    func attributes(of id: UInt64) -> stat? {
+        guard let node = NodeID.node(id) else { return registerAttributes(id) }
+        return node > 0 && node < tree.nodes.count ? attributes(node) : nil
+    }
+
+    private func attributes(_ inode: UInt64, _ mode: mode_t, _ size: UInt64, _ links: UInt) -> stat {
+        var result = stat()
+        result.st_ino = UInt(inode)
+        result.st_mode = mode
+        result.st_nlink = nlink_t(links)
+        result.st_uid = owner.uid
+        result.st_gid = owner.gid
+        result.st_size = off_t(size)
+        // What coreutils take for the size of their reads and writes: one whole request.
+        result.st_blksize = blksize_t(PayloadArena.payloadByteCount)
+        result.st_atim = mountTime
+        result.st_mtim = mountTime
+        result.st_ctim = mountTime
+        return result
+    }
+
+    /// Opens a file and answers.
+    func open(_ request: fuse_req_t, _ id: UInt64, _ flags: CInt) {
+        mount.pointee.counters.opens.wrappingAdd(1, ordering: .relaxed)
+        var handle = Handle()
+        handle.isOpen = true
+        handle.node = id
+        handle.flags = flags
+        // Registers and text have nothing to wait for at close.
+        var open = UInt32(FOPEN_DIRECT_IO)
+        if let number = NodeID.node(id) {
+            guard number < tree.nodes.count else {
+                _ = fuse_reply_err(request, ENOENT)
+                return
+            }
+            let node = tree.nodes[number]
+            if let (code, sentence) = refusal(node, flags & O_ACCMODE) {
+                fail(request, id, code, sentence)
+                return
+            }
+            handle.kind = node.kind
+            handle.bar = node.bar
+            handle.offset = node.offset
+            handle.width = node.width
+            switch node.kind {
+            case .transmit:
+                handle.stream = device.streams.open()
+                open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM)
+            case .receive:
+                open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH)
+            case .interruptLog:
+                handle.cursor = device.interrupt.pointee.log.end
+                open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH)
+            case .state:
+                handle.cursor = poll.stateChanges
+                open |= UInt32(FOPEN_NOFLUSH)
+            default:
+                open |= UInt32(FOPEN_NOFLUSH | FOPEN_PARALLEL_DIRECT_WRITES)
+            }
+        } else {
+            let (offset, byteCount) = NodeID.register(id)
+            handle.kind = .register
+            handle.offset = offset
+            handle.width = AccessWidth(natural: byteCount) ?? .long
+            open |= UInt32(FOPEN_NOFLUSH | FOPEN_PARALLEL_DIRECT_WRITES)
+        }
+        guard let number = mount.pointee.handles.pointee.open() else {
+            if let stream = handle.stream { device.streams.close(stream) }
+            fail(request, id, ENFILE, "too many files of the card are open")
+            return
+        }
+        mount.pointee.handles.pointee[number].pointee = handle
+        // The reply by hand: libfuse 3.14 has no field for streams and parallel writes.
+        var reply = fuse_open_out()
+        reply.fh = number
+        reply.open_flags = open
+        let isSent = withUnsafeBytes(of: &reply) { cfuse_reply_bytes(request, $0.baseAddress!, $0.count) } == 0
+        // An open that was interrupted is never released.
+        if !isSent { closeFile(number) }
+    }
+
+    /// What speaks against opening a node in this way. Root passes every permission check of the kernel, and shall still
+    /// not write what is only read.
+    private func refusal(_ node: Node, _ access: CInt) -> (CInt, String)? {
+        let reads = access != O_WRONLY
+        let writes = access != O_RDONLY
+        switch node.kind {
+        case .directory: return (EISDIR, "this is a directory")
+        case .transmit where reads:
+            return (EACCES, "dma/tx is only written; what the card sends is read from dma/rx")
+        case .receive where writes:
+            return (EACCES, "dma/rx is only read; what is to be sent is written to dma/tx")
+        case .text where writes && node.write == nil && node.command == nil, .state where writes,
+            .interruptLog where writes:
+            return (EACCES, "\(node.name) is only read")
+        default: return nil
+        }
+    }
+
+    /// Ends an open file.
+    func closeFile(_ number: UInt64) {
+        let handle = mount.pointee.handles.pointee[number]
+        poll.forget(number)
+        if let stream = handle.pointee.stream { device.streams.close(stream) }
+        mount.pointee.handles.pointee.close(number)
+    }
+}

@@ -1,0 +1,281 @@
+import CFuse
+import CHardware
+import DriverCore
+import Glibc
+import PCIBus
+import Synchronization
+
+// The callbacks libfuse calls on the receive threads. Plain functions of a library module: a closure in main.swift would
+// belong to the main actor and die on another thread.
+
+/// Registers the callbacks.
+func makeOperations() -> fuse_lowlevel_ops {
+    var operations = fuse_lowlevel_ops()
+    operations.`init` = onInit
+    operations.lookup = onLookup
+    operations.getattr = onGetAttributes
+    operations.setattr = onSetAttributes
+    operations.readlink = onReadLink
+    operations.open = onOpen
+    operations.read = onRead
+    operations.write = onWrite
+    operations.flush = onFlush
+    operations.fsync = onSync
+    operations.release = onRelease
+    operations.readdir = onReadDirectory
+    operations.poll = onPoll
+    operations.ioctl = { request, _, _, _, _, _, _, _, _ in _ = fuse_reply_err(request, ENOTTY) }
+    operations.mknod = { request, id, name, _, _ in refuse(request, id, name, "made") }
+    operations.mkdir = { request, id, name, _ in refuse(request, id, name, "made") }
+    operations.symlink = { request, _, id, name in refuse(request, id, name, "made") }
+    operations.link = { request, _, id, name in refuse(request, id, name, "made") }
+    operations.create = { request, id, name, _, _ in refuse(request, id, name, "made") }
+    operations.unlink = { request, id, name in refuse(request, id, name, "removed") }
+    operations.rmdir = { request, id, name in refuse(request, id, name, "removed") }
+    operations.rename = { request, id, name, _, _, _ in refuse(request, id, name, "renamed") }
+    return operations
+}
+
+private func mountState(_ request: fuse_req_t) -> UnsafeMutablePointer<MountState> {
+    fuse_req_userdata(request)!.assumingMemoryBound(to: MountState.self)
+}
+
+private func fileSystem<Result>(_ request: fuse_req_t, _ body: (CardFileSystem) -> Result) -> Result? {
+    mountState(request).pointee.fileSystem?._withUnsafeGuaranteedRef(body)
+}
+
+private func onInit(_ context: UnsafeMutableRawPointer?, _ connection: UnsafeMutablePointer<fuse_conn_info>?) {
+    guard let connection else { return }
+    // Payload goes by the request's own memory, never through a pipe.
+    connection.pointee.want &= ~UInt32(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE)
+    connection.pointee.max_readahead = 0
+    connection.pointee.max_background = 64
+}
+
+private func refuse(_ request: fuse_req_t?, _ parent: UInt64, _ name: UnsafePointer<CChar>?, _ what: String) {
+    guard let request else { return }
+    let name = name.map { String(cString: $0) } ?? ""
+    _ = fileSystem(request) {
+        $0.fail(request, parent, EPERM, "the tree is the card's: \"\(name)\" cannot be \(what)")
+    }
+}
+
+// MARK: - Names and attributes
+
+private func onLookup(_ request: fuse_req_t?, _ parent: UInt64, _ name: UnsafePointer<CChar>?) {
+    guard let request, let name else { return }
+    _ = fileSystem(request) { fileSystem in
+        guard let directory = NodeID.node(parent), directory < fileSystem.tree.nodes.count else {
+            _ = fuse_reply_err(request, ENOTDIR)
+            return
+        }
+        var entry = fuse_entry_param()
+        if let node = fileSystem.tree.child(String(cString: name), of: directory) {
+            let kind = fileSystem.tree.nodes[node].kind
+            let isStream = kind == .transmit || kind == .receive
+            entry.ino = isStream ? NodeID.stream(node, serial: fileSystem.nextSerial()) : UInt64(node)
+            entry.attr = fileSystem.attributes(node)
+            // Each look-up of a stream must reach us, since each gets a file of its own.
+            entry.entry_timeout = isStream ? 0 : 3600
+            entry.attr_timeout = 3600
+            _ = fuse_reply_entry(request, &entry)
+            return
+        }
+        guard fileSystem.tree.nodes[directory].name == "regs" else {
+            _ = fuse_reply_err(request, ENOENT)
+            return
+        }
+        lookUpRegister(fileSystem, request, directory, name)
+    }
+}
+
+private func lookUpRegister(
+    _ fileSystem: CardFileSystem,
+    _ request: fuse_req_t,
+    _ directory: Int,
+    _ name: UnsafePointer<CChar>
+) {
+    let size = fileSystem.device.function.baseAddressRegisters.first { $0.index == 0 }?.byteCount ?? 0
+    let text = UnsafeRawBufferPointer(start: name, count: strlen(name))
+    switch RegisterName.parse(text, byteCount: size) {
+    case .register(let offset, let width):
+        var entry = fuse_entry_param()
+        entry.ino = NodeID.register(offset: offset, byteCount: width.byteCount)
+        entry.attr = fileSystem.registerAttributes(entry.ino)
+        entry.entry_timeout = 3600
+        entry.attr_timeout = 3600
+        _ = fuse_reply_entry(request, &entry)
+    case .failure(ENOENT):
+        _ = fuse_reply_err(request, ENOENT)
+    case .failure(let code):
+        let shown = String(cString: name)
+        let reason =
+            code == ERANGE
+            ? "lies outside BAR0, which has 0x\(hexadecimal(size, digits: 1)) bytes"
+            : "is ambiguous or no multiple of its width; write for example 0x20010, or 0x20011.b for a byte"
+        fileSystem.fail(request, UInt64(directory), code, "the register offset \(shown) \(reason)")
+    }
+}
+
+private func onGetAttributes(_ request: fuse_req_t?, _ id: UInt64, _ info: UnsafeMutablePointer<fuse_file_info>?) {
+    guard let request else { return }
+    _ = fileSystem(request) { fileSystem in
+        guard var attributes = fileSystem.attributes(of: id) else {
+            _ = fuse_reply_err(request, ENOENT)
+            return
+        }
+        _ = fuse_reply_attr(request, &attributes, 3600)
+    }
+}
+
+private func onSetAttributes(
+    _ request: fuse_req_t?,
+    _ id: UInt64,
+    _ attributes: UnsafeMutablePointer<stat>?,
+    _ toSet: CInt,
+    _ info: UnsafeMutablePointer<fuse_file_info>?
+) {
+    guard let request else { return }
+    _ = fileSystem(request) { fileSystem in
+        if toSet & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) != 0 {
+            fileSystem.fail(request, id, EPERM, "owner and mode are those of the mount: mount with -o uid=,gid=,mode=")
+            return
+        }
+        // Sizes are the card's: `>` and dd ask for one, and get what there is. Times are not kept.
+        guard var now = fileSystem.attributes(of: id) else {
+            _ = fuse_reply_err(request, ENOENT)
+            return
+        }
+        _ = fuse_reply_attr(request, &now, 3600)
+    }
+}
+
+private func onReadLink(_ request: fuse_req_t?, _ id: UInt64) {
+    guard let request else { return }
+    _ = fileSystem(request) { fileSystem in
+        guard let node = NodeID.node(id), node < fileSystem.tree.nodes.count else {
+            _ = fuse_reply_err(request, EINVAL)
+            return
+        }
+        _ = fuse_reply_readlink(request, fileSystem.tree.nodes[node].target)
+    }
+}
+
+private func onReadDirectory(
+    _ request: fuse_req_t?,
+    _ id: UInt64,
+    _ size: Int,
+    _ offset: off_t,
+    _ info: UnsafeMutablePointer<fuse_file_info>?
+) {
+    guard let request else { return }
+    _ = fileSystem(request) { fileSystem in
+        guard let directory = NodeID.node(id), directory < fileSystem.tree.nodes.count else {
+            _ = fuse_reply_err(request, ENOTDIR)
+            return
+        }
+        let entries =
+            [(".", directory), ("..", fileSystem.tree.nodes[directory].parent)]
+            + fileSystem.tree.children(of: directory).map { ($0.name, $0.node) }
+        var buffer = [CChar](repeating: 0, count: size)
+        var used = 0
+        for (index, entry) in entries.enumerated().dropFirst(Int(offset)) {
+            var attributes = fileSystem.attributes(entry.1)
+            let needed = buffer.withUnsafeMutableBufferPointer { buffer in
+                fuse_add_direntry(
+                    request, buffer.baseAddress! + used, size - used, entry.0, &attributes, off_t(index + 1))
+            }
+            if needed > size - used { break }
+            used += needed
+        }
+        _ = fuse_reply_buf(request, buffer, used)
+    }
+}
+
+// MARK: - Open files
+
+private func onOpen(_ request: fuse_req_t?, _ id: UInt64, _ info: UnsafeMutablePointer<fuse_file_info>?) {
+    guard let request, let info else { return }
+    _ = fileSystem(request) { $0.open(request, id, info.pointee.flags) }
+}
+
+private func onRelease(_ request: fuse_req_t?, _ id: UInt64, _ info: UnsafeMutablePointer<fuse_file_info>?) {
+    guard let request, let info else { return }
+    _ = fileSystem(request) { $0.closeFile(info.pointee.fh) }
+    _ = fuse_reply_err(request, 0)
+}
+
+private func onRead(
+    _ request: fuse_req_t?,
+    _ id: UInt64,
+    _ size: Int,
+    _ offset: off_t,
+    _ info: UnsafeMutablePointer<fuse_file_info>?
+) {
+    guard let request, let info else { return }
+    let number = info.pointee.fh
+    let result = hotRead(request, mountState(request), number, size, offset)
+    if case .done = result { return }
+    _ = fileSystem(request) { fileSystem in
+        if case .elsewhere = result {
+            fileSystem.read(request, id, number, size, offset)
+        } else {
+            fileSystem.failHot(result, request, id, number)
+        }
+    }
+}
+
+private func onWrite(
+    _ request: fuse_req_t?,
+    _ id: UInt64,
+    _ bytes: UnsafePointer<CChar>?,
+    _ size: Int,
+    _ offset: off_t,
+    _ info: UnsafeMutablePointer<fuse_file_info>?
+) {
+    guard let request, let info, let bytes else { return }
+    let number = info.pointee.fh
+    let result = hotWrite(request, mountState(request), number, bytes, size, offset)
+    if case .done = result { return }
+    _ = fileSystem(request) { fileSystem in
+        if case .elsewhere = result {
+            fileSystem.write(request, id, number, UnsafeRawBufferPointer(start: bytes, count: size), offset)
+        } else {
+            fileSystem.failHot(result, request, id, number)
+        }
+    }
+}
+
+private func onFlush(_ request: fuse_req_t?, _ id: UInt64, _ info: UnsafeMutablePointer<fuse_file_info>?) {
+    barrier(request, id, info, .close)
+}
+
+private func onSync(_ request: fuse_req_t?, _ id: UInt64, _ dataOnly: CInt, _ info: UnsafeMutablePointer<fuse_file_info>?) {
+    barrier(request, id, info, .barrier)
+}
+
+private func barrier(
+    _ request: fuse_req_t?,
+    _ id: UInt64,
+    _ info: UnsafeMutablePointer<fuse_file_info>?,
+    _ kind: RequestKind
+) {
+    guard let request, let info else { return }
+    let number = info.pointee.fh
+    switch hotBarrier(request, mountState(request), number, kind) {
+    case .done: break
+    case .elsewhere: _ = fuse_reply_err(request, 0)
+    case let result: _ = fileSystem(request) { $0.failHot(result, request, id, number) }
+    }
+}
+
+private func onPoll(
+    _ request: fuse_req_t?,
+    _ id: UInt64,
+    _ info: UnsafeMutablePointer<fuse_file_info>?,
+    _ handle: OpaquePointer?
+) {
+    guard let request, let info else { return }
+    let events = fileSystem(request) { $0.pollEvents(info.pointee.fh, id, handle) } ?? 0
+    _ = fuse_reply_poll(request, events)
+}

@@ -1,0 +1,230 @@
+import CFuse
+import CHardware
+public import DriverCore
+public import Logging
+public import PCIBus
+import Synchronization
+
+/// One card as a tree of files: the device, the tree, and everything that is not on the data path.
+///
+/// Made before the session, ended after it. Callbacks reach it through ``MountState``.
+public final class CardFileSystem: @unchecked Sendable {  // the tree is constant; what changes has locks of its own
+    /// The card.
+    public let device: Device
+    /// Recent failures.
+    public let failures: FailureLog
+    let options: MountOptions
+    let tree: Tree
+    let mount: UnsafeMutablePointer<MountState>
+    let owner: (uid: UInt32, gid: UInt32)
+    let mountTime: timespec
+    let poll: PollTable
+    let interruptReaders = InterruptReaders()
+    private let serial = Atomic<UInt64>(1)
+    private let clock: Clock
+
+    /// Takes a function and makes the tree of its driver; the card is not started yet.
+    ///
+    /// Throws ``Refusal`` when no driver takes the card or memory is short.
+    public init(
+        function: any PCIFunction,
+        drivers: [any CardDriver.Type],
+        options: MountOptions,
+        clock: Clock,
+        logger: Logger
+    ) throws(Refusal) {
+        self.options = options
+        self.clock = clock
+        failures = FailureLog(logger: logger, clock: clock)
+        var policy = TransferPolicy()
+        policy.directThreshold = options.directThreshold
+        policy.gather = options.gatherNanoseconds
+        policy.transmitTimeout = options.transmitTimeoutNanoseconds
+        policy.receiveTimeout = options.receiveTimeoutNanoseconds
+        policy.linger = options.lingerNanoseconds
+        let capacity = Device.Capacity()
+        let mount = UnsafeMutablePointer<MountState>.allocate(capacity: 1)
+        let device: Device
+        do {
+            device = try Device(
+                function: function,
+                drivers: drivers,
+                clock: clock,
+                policy: policy,
+                capacity: capacity,
+                completionContext: UnsafeMutableRawPointer(mount),
+                completion: { completeRequest($0, $1) }
+            )
+        } catch {
+            mount.deallocate()
+            throw Refusal(error.sentence, hint: "cardfs list shows the cards of this machine")
+        }
+        self.device = device
+        mount.initialize(
+            to: MountState(
+                device: device,
+                options: options,
+                receiveBuffers: capacity.receiveBuffers,
+                maximumPacketLength: device.dma?.maximumPacketLength ?? 0,
+                reservedBuffers: options.receiveThreads + 2
+            )
+        )
+        self.mount = mount
+        device.registers.pointee.allow(protectedBARs: options.allowBAR2Writes, driverOwned: options.expert)
+        owner = (options.uid ?? getuid(), options.gid ?? getgid())
+        var now = timespec()
+        clock_gettime(CLOCK_REALTIME, &now)
+        mountTime = now
+        poll = PollTable(device: device)
+        let link = TreeLink()
+        tree = TreeBuilder(device: device, options: options, failures: failures, mount: mount, link: link).build()
+        mount.pointee.fileSystem = Unmanaged.passUnretained(self)
+        mount.pointee.entry = device.entryPoints
+        var hooks = Device.FileLayerHooks()
+        hooks.failed = { [failures] code, path, sentence in
+            failures.record(code: code, path: path, pid: 0, sentence: sentence)
+        }
+        hooks.readinessChanged = { [poll] direction in poll.notifyStream(direction) }
+        hooks.interrupted = { [weak self] in
+            guard let self else { return }
+            self.interruptReaders.serve(self)
+            self.poll.notifyInterrupts()
+        }
+        hooks.stateChanged = { [poll] in poll.notifyState() }
+        device.setHooks(hooks)
+        link.fileSystem = self
+    }
+
+    /// Starts the card.
+    public func start() throws(Refusal) {
+        do {
+            try device.start()
+        } catch {
+            throw Refusal(error.sentence, hint: nil)
+        }
+    }
+
+    /// Ends everything: requests that wait are answered, the card is stopped and given back.
+    public func close() {
+        endWaiting()
+        device.close()
+        mount.pointee.fileSystem = nil
+    }
+
+    deinit {
+        device.close()
+        mount.deinitialize(count: 1)
+        mount.deallocate()
+    }
+
+    /// Answers every request that waits, so that the mount can end: ENODEV.
+    func endWaiting() {
+        interruptReaders.endAll(ENODEV)
+        guard var entry = mount.pointee.entry else { return }
+        for record in device.pool.pointee.claimWaiting() {
+            chw_entry_withdraw(&entry, record)
+            endEarly(mount, record, .deviceNotConnected, .gone)
+        }
+        poll.destroyAll()
+    }
+
+    /// A number no stream has had.
+    func nextSerial() -> UInt64 { serial.wrappingAdd(1, ordering: .relaxed).oldValue }
+
+    // MARK: Failures
+
+    /// The path of a node, for people.
+    func path(_ id: UInt64) -> String {
+        if let node = NodeID.node(id) { return node < tree.nodes.count ? tree.path(node) : "?" }
+        let (offset, byteCount) = NodeID.register(id)
+        let suffix = [1: ".b", 2: ".w", 8: ".q"][byteCount] ?? ""
+        return "regs/0x" + hexadecimal(offset, digits: 1) + suffix
+    }
+
+    /// Notes a failure and answers the request with its errno.
+    func fail(_ request: fuse_req_t?, _ id: UInt64, _ code: CInt, _ sentence: String) {
+        mount.pointee.counters.failures.wrappingAdd(1, ordering: .relaxed)
+        let pid = request.flatMap { fuse_req_ctx($0) }?.pointee.pid ?? 0
+        failures.record(code: code, path: path(id), pid: pid, sentence: sentence)
+        if let request { _ = fuse_reply_err(request, code) }
+    }
+
+    /// A request the driver has failed.
+    func failRequest(_ request: fuse_req_t?, _ record: UnsafeMutablePointer<RequestRecord>, _ status: Status) {
+        let kind = record.pointee.kind
+        let node = tree.child("dma", of: 1).flatMap { tree.child(kind == .read ? "rx" : "tx", of: $0) } ?? 1
+        var sentence = device.dma?.sentence(for: record.pointee.cause, kind: kind) ?? status.name
+        if let stream = record.pointee.stream, stream.pointee.lostBytes > 0, kind != .read {
+            sentence = "\(stream.pointee.lostBytes) bytes accepted earlier were lost: " + sentence
+        }
+        fail(request, UInt64(node), status.code, sentence)
+    }
+
+    /// Answers a request for which the data path found no happy end.
+    func failHot(_ result: HotResult, _ request: fuse_req_t, _ id: UInt64, _ number: UInt64) {
+        let handle = mount.pointee.handles.pointee[number].pointee
+        switch result {
+        case .done, .elsewhere:
+            break
+        case .fault(let fault):
+            let (code, sentence) = explain(fault, handle)
+            fail(request, id, code, sentence)
+        case .number(let failure):
+            fail(
+                request, id, failure.code,
+                "what was written \(failure.description); write a number such as 4096 or 0x1000"
+                    + (handle.kind == .windowOffset ? "" : ", or data:mask"))
+        case .outsideWindow:
+            fail(
+                request, id, ERANGE,
+                "the offset lies outside the window: the last one is 0x\(hexadecimal(mount.pointee.windowByteCount - 4, digits: 1))"
+            )
+        case .failure(let status, let cause):
+            fail(request, id, status.code, device.dma?.sentence(for: cause, kind: .write) ?? status.name)
+        }
+    }
+
+    private func explain(_ fault: RegisterFault, _ handle: Handle) -> (CInt, String) {
+        let card = device.function.address
+        let where_ = "BAR\(handle.bar) of \(card)"
+        switch fault {
+        case .none: return (0, "")
+        case .misaligned:
+            return (
+                EINVAL,
+                "an access to \(where_) is 1, 2, 4 or 8 bytes at a multiple of its size, or a longer multiple of 4"
+            )
+        case .outOfRange:
+            return (
+                ERANGE,
+                "the access ends beyond \(where_), which has 0x\(hexadecimal(device.registers.pointee.byteCount(bar: handle.bar), digits: 1)) bytes"
+            )
+        case .noBAR: return (ENXIO, "\(card) has no BAR\(handle.bar)")
+        case .notInD0: return (EAGAIN, "\(card) is not in D0; see state")
+        case .gone:
+            return (ENODEV, "\(card) does not answer: its vendor ID is not what it was; unmount, and mount again when it is back")
+        case .protectedBAR:
+            return (
+                EACCES,
+                "BAR\(handle.bar) of \(card) holds its configuration registers; mount with -o allow_bar2_writes to write there"
+            )
+        case .driverOwned:
+            return (EBUSY, "the driver owns this register while the card works; mount with -o expert to write it")
+        case .decodingOff:
+            return (
+                EIO,
+                "memory decoding of \(card) is off in its command register; switch it on with setpci COMMAND=0002:0002"
+            )
+        }
+    }
+}
+
+/// Lets the closures of the tree reach the file system, which is made after them.
+final class TreeLink: @unchecked Sendable {  // set once, before the first callback
+    weak var fileSystem: CardFileSystem?
+}
+
+extension MountOptions {
+    /// Receive threads: two, so that one can copy a request while the other works on the one before.
+    var receiveThreads: Int { threads ?? 2 }
+}

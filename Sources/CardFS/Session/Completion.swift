@@ -1,0 +1,74 @@
+import CFuse
+import CHardware
+import DriverCore
+import Glibc
+import PCIBus
+
+// The end of a request: the driver has decided, and the caller is told.
+
+/// The completion routine of a mount's request pool. Any thread of the device, no lock held.
+func completeRequest(_ context: UnsafeMutableRawPointer, _ request: UnsafeMutableRawPointer) {
+    let mount = context.assumingMemoryBound(to: MountState.self)
+    let record = request.assumingMemoryBound(to: RequestRecord.self)
+    if !replyHot(mount, record) {
+        // Told before the reply, so that whoever sees the errno finds the sentence.
+        let caller = OpaquePointer(record.pointee.replyContext)
+        let status = record.pointee.status
+        mount.pointee.fileSystem?._withUnsafeGuaranteedRef { fileSystem in
+            fileSystem.failRequest(caller, record, status)
+        }
+    }
+    mount.pointee.arena.pointee.give(record.pointee.storage, record.pointee.bufferIndex)
+    mount.pointee.pool.pointee.release(record)
+}
+
+/// Answers a request that went well, straight from the memory the card wrote. False for a failure.
+@_noLocks private func replyHot(
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ record: UnsafeMutablePointer<RequestRecord>
+) -> Bool {
+    guard record.pointee.status.isSuccess, let request = OpaquePointer(record.pointee.replyContext) else { return false }
+    switch record.pointee.kind {
+    case .write:
+        _ = fuse_reply_write(request, record.pointee.information)
+    case .read:
+        if record.pointee.segmentCount == 1 {
+            let segment = record.pointee.segments[0]
+            _ = cfuse_reply_bytes(request, segment.iov_base.unsafelyUnwrapped, segment.iov_len)
+        } else {
+            _ = fuse_reply_iov(request, record.pointee.segments, CInt(truncatingIfNeeded: record.pointee.segmentCount))
+        }
+    case .barrier, .close:
+        _ = fuse_reply_err(request, 0)
+    }
+    return true
+}
+
+/// The caller of a request got a signal. Called by libfuse on a receive thread, perhaps more than once, perhaps when the
+/// request has ended.
+func cancelRequest(_ request: fuse_req_t?, _ data: UnsafeMutableRawPointer?) {
+    guard let request, let context = fuse_req_userdata(request) else { return }
+    let mount = context.assumingMemoryBound(to: MountState.self)
+    let cookie = UInt64(UInt(bitPattern: data))
+    guard case .claimed = mount.pointee.pool.pointee.cancel(cookie), var entry = mount.pointee.entry else { return }
+    let record = mount.pointee.pool.pointee.record(at: cookie)
+    chw_entry_withdraw(&entry, record)
+    endEarly(mount, record, .cancelled, .interrupted)
+}
+
+/// Ends a request that was taken back from the driver: with the bytes it has got so far, or with the failure.
+func endEarly(
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ record: UnsafeMutablePointer<RequestRecord>,
+    _ status: Status,
+    _ cause: FailureCause
+) {
+    let count = record.pointee.accumulated
+    if count > 0 {
+        record.pointee.segments[0] = Segment(iov_base: record.pointee.payload, iov_len: count)
+        record.pointee.segmentCount = 1
+        IORequest(taking: record, of: mount.pointee.pool).complete(.success, information: count)
+    } else {
+        IORequest(taking: record, of: mount.pointee.pool).complete(status, cause: cause)
+    }
+}

@@ -1,0 +1,112 @@
+import CHardware
+import DriverCore
+import PCIBus
+import Synchronization
+
+/// What is kept of an open file, at a fixed address until it is released.
+struct Handle {
+    /// The node's number towards the kernel.
+    var node: UInt64 = 0
+    var kind = FileKind.directory
+    var isOpen = false
+    /// The flags of open(2).
+    var flags: CInt = 0
+    var bar = 0
+    var offset: UInt64 = 0
+    var width = AccessWidth.long
+    /// The open stream.
+    var stream: UnsafeMutablePointer<StreamRecord>?
+    /// The sample of a short file, which the read at offset 0 took.
+    var sample: (UInt64, UInt64, UInt64) = (0, 0, 0)
+    var sampleLength = 0
+    /// The sample of a long file, from malloc.
+    var text: UnsafeMutableRawPointer?
+    var textLength = 0
+    /// The next interrupt for a reader of the log; the last state a reader of `state` has seen.
+    var cursor: UInt64 = 0
+}
+
+/// The open files of a mount. A file's number is an index; the kernel gives back only numbers it was given.
+///
+/// Handles are used without a lock by the requests of their own file. Only the samples can be reached by two requests at a
+/// time, which ``lock(for:)`` keeps apart.
+struct HandleTable: ~Copyable {
+    private static var chunkCount: Int { @_noLocks get { 1024 } }
+    private static var chunkSize: Int { @_noLocks get { 256 } }
+    private static var lockCount: Int { @_noLocks get { 64 } }
+
+    private let chunks: UnsafeMutablePointer<UnsafeMutablePointer<Handle>?>
+    private let locks: UnsafeMutablePointer<Lock>
+    private let guardian = Lock()
+    private let free: UnsafeMutablePointer<[UInt32]>
+    private let used: UnsafeMutablePointer<Int>
+    private let openCount = Atomic<Int>(0)
+
+    init() {
+        chunks = .allocate(capacity: Self.chunkCount)
+        chunks.initialize(repeating: nil, count: Self.chunkCount)
+        locks = .allocate(capacity: Self.lockCount)
+        for index in 0..<Self.lockCount { (locks + index).initialize(to: Lock()) }
+        free = .allocate(capacity: 1)
+        free.initialize(to: [])
+        used = .allocate(capacity: 1)
+        used.initialize(to: 0)
+    }
+
+    deinit {
+        for index in 0..<Self.chunkCount { chunks[index]?.deallocate() }
+        chunks.deallocate()
+        for index in 0..<Self.lockCount { locks[index].destroy() }
+        locks.deallocate()
+        free.deinitialize(count: 1)
+        free.deallocate()
+        used.deallocate()
+        guardian.destroy()
+    }
+
+    /// A number for a file that is being opened; nil when a quarter of a million files are open.
+    func open() -> UInt64? {
+        let index: UInt32? = guardian.locked {
+            if let index = free.pointee.popLast() { return index }
+            let index = used.pointee
+            guard index < Self.chunkCount * Self.chunkSize else { return nil }
+            if index % Self.chunkSize == 0 {
+                let chunk = UnsafeMutablePointer<Handle>.allocate(capacity: Self.chunkSize)
+                chunk.initialize(repeating: Handle(), count: Self.chunkSize)
+                chunks[index / Self.chunkSize] = chunk
+            }
+            used.pointee = index + 1
+            return UInt32(index)
+        }
+        guard let index else { return nil }
+        openCount.wrappingAdd(1, ordering: .relaxed)
+        let number = UInt64(index)
+        self[number].pointee = Handle()
+        self[number].pointee.isOpen = true
+        return number
+    }
+
+    /// Takes the number of a released file back.
+    func close(_ number: UInt64) {
+        if let text = self[number].pointee.text { chw_free(text) }
+        self[number].pointee.text = nil
+        self[number].pointee.isOpen = false
+        openCount.wrappingSubtract(1, ordering: .relaxed)
+        guardian.locked { free.pointee.append(UInt32(number)) }
+    }
+
+    /// The handle with a number the kernel gave back.
+    subscript(_ number: UInt64) -> UnsafeMutablePointer<Handle> {
+        @_noLocks get {
+            let index = Int(truncatingIfNeeded: number)
+            precondition(index < Self.chunkCount &* Self.chunkSize)
+            return chunks[index / Self.chunkSize].unsafelyUnwrapped + index % Self.chunkSize
+        }
+    }
+
+    /// The lock that guards the sample of a handle.
+    @_noLocks func lock(for number: UInt64) -> Lock { locks[Int(truncatingIfNeeded: number) & (Self.lockCount &- 1)] }
+
+    /// Files that are open.
+    var count: Int { openCount.load(ordering: .relaxed) }
+}

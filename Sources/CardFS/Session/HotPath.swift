@@ -1,0 +1,331 @@
+import CFuse
+import CHardware
+import DriverCore
+import PCIBus
+import Synchronization
+
+// Registers and DMA streams, from the callback to the reply. Nothing here allocates, retains or waits; the compiler checks
+// it. What fails is described to the caller, which makes a sentence of it elsewhere.
+
+/// Serves a read of a register or a stream.
+@_noLocks func hotRead(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ number: UInt64,
+    _ size: Int,
+    _ offset: Int
+) -> HotResult {
+    let handle = mount.pointee.handles.pointee[number]
+    switch handle.pointee.kind {
+    case .receive:
+        return readStream(request, mount, handle, size)
+    case .register:
+        return readSample(request, mount, number, handle, size, offset, bar: handle.pointee.bar)
+    case .windowRegister:
+        return readSample(request, mount, number, handle, size, offset, bar: 0)
+    case .windowOffset:
+        return readSample(request, mount, number, handle, size, offset, bar: -1)
+    case .resource:
+        return readResource(request, mount, handle, size, offset)
+    default:
+        return .elsewhere
+    }
+}
+
+/// Serves a write to a register or a stream.
+@_noLocks func hotWrite(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ number: UInt64,
+    _ bytes: UnsafeRawPointer,
+    _ size: Int,
+    _ offset: Int
+) -> HotResult {
+    let handle = mount.pointee.handles.pointee[number]
+    switch handle.pointee.kind {
+    case .transmit:
+        return writeStream(request, mount, handle, bytes, size)
+    case .register:
+        return writeRegister(
+            request, mount, bytes, size, bar: handle.pointee.bar, offset: handle.pointee.offset,
+            width: handle.pointee.width)
+    case .windowRegister:
+        let selected = mount.pointee.windowOffset.load(ordering: .relaxed)
+        return writeRegister(
+            request, mount, bytes, size, bar: 0, offset: mount.pointee.windowStart &+ selected, width: .long)
+    case .windowOffset:
+        return writeWindowOffset(request, mount, bytes, size)
+    case .resource:
+        let fault = resourceCheck(mount, handle, size, offset)
+        guard fault == .none else { return .fault(fault) }
+        mount.pointee.counters.registerWrites.wrappingAdd(1, ordering: .relaxed)
+        let written = mount.pointee.registers.pointee.write(
+            bar: handle.pointee.bar, offset: UInt64(offset), from: bytes, byteCount: size)
+        guard written == .none else { return .fault(written) }
+        _ = fuse_reply_write(request, size)
+        return .done
+    default:
+        return .elsewhere
+    }
+}
+
+/// Starts the wait of fsync and close for what was written through a stream.
+@_noLocks func hotBarrier(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ number: UInt64,
+    _ kind: RequestKind
+) -> HotResult {
+    let handle = mount.pointee.handles.pointee[number]
+    guard case .transmit = handle.pointee.kind, let stream = handle.pointee.stream else { return .elsewhere }
+    guard let record = mount.pointee.pool.pointee.allocate(kind, flags: RequestFlags(rawValue: 0), length: 0) else {
+        return .failure(.insufficientResources, .outOfBuffers)
+    }
+    record.pointee.stream = stream
+    submit(request, mount, record)
+    return .done
+}
+
+// MARK: - Streams
+
+@_noLocks private func readStream(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ handle: UnsafeMutablePointer<Handle>,
+    _ size: Int
+) -> HotResult {
+    mount.pointee.counters.streamReads.wrappingAdd(1, ordering: .relaxed)
+    let length = size < PayloadArena.payloadByteCount ? size : PayloadArena.payloadByteCount
+    guard let record = mount.pointee.pool.pointee.allocate(.read, flags: flags(handle), length: length) else {
+        return .failure(.insufficientResources, .outOfBuffers)
+    }
+    record.pointee.stream = handle.pointee.stream
+    submit(request, mount, record)
+    return .done
+}
+
+@_noLocks private func writeStream(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ handle: UnsafeMutablePointer<Handle>,
+    _ bytes: UnsafeRawPointer,
+    _ size: Int
+) -> HotResult {
+    mount.pointee.counters.streamWrites.wrappingAdd(1, ordering: .relaxed)
+    if size > mount.pointee.packetLimit.load(ordering: .relaxed) { return .failure(.invalidBufferSize, .packetTooLong) }
+    let flags = flags(handle)
+    guard let record = mount.pointee.pool.pointee.allocate(.write, flags: flags, length: size) else {
+        return .failure(.insufficientResources, .outOfBuffers)
+    }
+    record.pointee.stream = handle.pointee.stream
+    let arena = mount.pointee.arena
+    if size < mount.pointee.directThreshold, size <= PayloadArena.systemByteCount, !flags.contains(.direct),
+        let index = arena.pointee.takeSystemBuffer()
+    {
+        let buffer = arena.pointee.systemBuffer(index)
+        chw_copy(buffer, bytes, size)
+        record.pointee.payload = buffer
+        record.pointee.storage = .systemBuffer
+        record.pointee.bufferIndex = index
+    } else {
+        // The memory the request was received into goes along with it, and the thread goes on with another.
+        guard let spare = arena.pointee.takeReceiveBuffer(leaving: mount.pointee.reservedBuffers) else {
+            mount.pointee.pool.pointee.release(record)
+            return .failure(.insufficientResources, .outOfBuffers)
+        }
+        let index = arena.pointee.receiveBuffer(containing: bytes)
+        guard let owner = mount.pointee.owners[Int(index)] else {
+            arena.pointee.give(.receiveBuffer, spare)
+            mount.pointee.pool.pointee.release(record)
+            return .failure(.internalError, .none)
+        }
+        owner.pointee.replacement = spare
+        record.pointee.payload = UnsafeMutableRawPointer(mutating: bytes)
+        record.pointee.storage = .receiveBuffer
+        record.pointee.bufferIndex = index
+    }
+    submit(request, mount, record)
+    return .done
+}
+
+@_noLocks private func flags(_ handle: UnsafeMutablePointer<Handle>) -> RequestFlags {
+    var bits: UInt8 = 0
+    if handle.pointee.flags & O_NONBLOCK != 0 { bits |= RequestFlags.nonblocking.rawValue }
+    // O_SYNC contains the bit of O_DSYNC.
+    if handle.pointee.flags & O_DSYNC != 0 { bits |= RequestFlags.synchronous.rawValue }
+    if handle.pointee.flags & CHW_O_DIRECT != 0 { bits |= RequestFlags.direct.rawValue }
+    return RequestFlags(rawValue: bits)
+}
+
+@_noLocks private func submit(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ record: UnsafeMutablePointer<RequestRecord>
+) {
+    record.pointee.replyContext = UnsafeMutableRawPointer(request)
+    guard mount.pointee.entry != nil else {
+        IORequest(taking: record, of: mount.pointee.pool).complete(.deviceNotReady, cause: .notInD0)
+        return
+    }
+    if !record.pointee.flags.contains(.nonblocking) {
+        // Before the driver has it: afterwards the request may be gone. A signal that comes first is found by the driver.
+        let cookie = UnsafeMutableRawPointer(bitPattern: UInt(record.pointee.cookie()))
+        cfuse_on_interrupt(request, cancelRequest, cookie)
+    }
+    withUnsafePointer(to: &mount.pointee.entry!) { chw_entry_submit($0, record) }
+}
+
+// MARK: - Registers
+
+/// Reads a register, or the offset where `bar` is -1, as text: the read at offset 0 is one bus access, and reads further on
+/// are served from what it found.
+@_noLocks private func readSample(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ number: UInt64,
+    _ handle: UnsafeMutablePointer<Handle>,
+    _ size: Int,
+    _ offset: Int,
+    bar: Int
+) -> HotResult {
+    var text: (UInt64, UInt64, UInt64) = (0, 0, 0)
+    var length = 0
+    let lock = mount.pointee.handles.pointee.lock(for: number)
+    if offset > 0, handle.pointee.sampleLength > 0 {
+        lock.lock()
+        text = handle.pointee.sample
+        length = handle.pointee.sampleLength
+        lock.unlock()
+    } else {
+        var value: UInt64 = 0
+        var width = AccessWidth.long
+        if bar < 0 {
+            value = mount.pointee.windowOffset.load(ordering: .relaxed)
+        } else {
+            var isWindow = false
+            if case .windowRegister = handle.pointee.kind { isWindow = true }
+            let place =
+                isWindow
+                ? mount.pointee.windowStart &+ mount.pointee.windowOffset.load(ordering: .relaxed)
+                : handle.pointee.offset
+            width = isWindow ? .long : handle.pointee.width
+            mount.pointee.counters.registerReads.wrappingAdd(1, ordering: .relaxed)
+            let fault = mount.pointee.registers.pointee.read(bar: bar, offset: place, width: width, into: &value)
+            guard fault == .none else { return .fault(fault) }
+        }
+        withUnsafeMutableBytes(of: &text) { bytes in
+            length = HexFormat.hexadecimal(
+                value, digits: 2 &* Int(width.rawValue), newline: true, into: bytes)
+        }
+        lock.lock()
+        handle.pointee.sample = text
+        handle.pointee.sampleLength = length
+        lock.unlock()
+    }
+    let start = offset < length ? offset : length
+    let count = size < length &- start ? size : length &- start
+    withUnsafeBytes(of: &text) { bytes in
+        _ = cfuse_reply_bytes(request, bytes.baseAddress.unsafelyUnwrapped + start, count)
+    }
+    return .done
+}
+
+@_noLocks private func writeRegister(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ bytes: UnsafeRawPointer,
+    _ size: Int,
+    bar: Int,
+    offset: UInt64,
+    width: AccessWidth
+) -> HotResult {
+    mount.pointee.counters.registerWrites.wrappingAdd(1, ordering: .relaxed)
+    let limit = width == .quad ? UInt64.max : (1 &<< (UInt64(width.rawValue) &* 8)) &- 1
+    var fault = RegisterFault.none
+    switch Number.parseStore(UnsafeRawBufferPointer(start: bytes, count: size), limit: limit) {
+    case .failure(.empty):
+        break
+    case .failure(let failure):
+        return .number(failure)
+    case .value(let value):
+        fault = mount.pointee.registers.pointee.write(bar: bar, offset: offset, width: width, value)
+    case .masked(let data, let mask):
+        fault = mount.pointee.registers.pointee.modify(bar: bar, offset: offset, width: width, data, mask: mask)
+    }
+    guard fault == .none else { return .fault(fault) }
+    _ = fuse_reply_write(request, size)
+    return .done
+}
+
+@_noLocks private func writeWindowOffset(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ bytes: UnsafeRawPointer,
+    _ size: Int
+) -> HotResult {
+    switch Number.parse(UnsafeRawBufferPointer(start: bytes, count: size)) {
+    case .failure(.empty):
+        break
+    case .failure(let failure):
+        return .number(failure)
+    case .value(let value):
+        guard value & 3 == 0 else { return .fault(.misaligned) }
+        guard value <= mount.pointee.windowByteCount &- 4 else { return .outsideWindow }
+        mount.pointee.windowOffset.store(value, ordering: .relaxed)
+    }
+    _ = fuse_reply_write(request, size)
+    return .done
+}
+
+@_noLocks private func resourceCheck(
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ handle: UnsafeMutablePointer<Handle>,
+    _ size: Int,
+    _ offset: Int
+) -> RegisterFault {
+    guard offset >= 0, AccessWidth(natural: size) != nil || (size & 3 == 0 && size > 0) else { return .misaligned }
+    return .none
+}
+
+@_noLocks private func readResource(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ handle: UnsafeMutablePointer<Handle>,
+    _ size: Int,
+    _ offset: Int
+) -> HotResult {
+    let bar = handle.pointee.bar
+    let end = mount.pointee.registers.pointee.byteCount(bar: bar)
+    if offset >= 0, UInt64(offset) >= end {
+        _ = fuse_reply_buf(request, nil, 0)
+        return .done
+    }
+    let fault = resourceCheck(mount, handle, size, offset)
+    guard fault == .none else { return .fault(fault) }
+    // A read across the end stops there, as of any file; what is left is a multiple of 4 if the offset is.
+    let left = Int(end &- UInt64(offset))
+    let count = size < left ? size : left
+    mount.pointee.counters.registerReads.wrappingAdd(1, ordering: .relaxed)
+    if count <= 8 {
+        var value: UInt64 = 0
+        var fault = RegisterFault.none
+        withUnsafeMutableBytes(of: &value) { bytes in
+            fault = mount.pointee.registers.pointee.read(
+                bar: bar, offset: UInt64(offset), into: bytes.baseAddress.unsafelyUnwrapped, byteCount: count)
+        }
+        guard fault == .none else { return .fault(fault) }
+        withUnsafeBytes(of: &value) { bytes in
+            _ = cfuse_reply_bytes(request, bytes.baseAddress.unsafelyUnwrapped, count)
+        }
+        return .done
+    }
+    guard let index = mount.pointee.arena.pointee.takeReceiveBuffer(leaving: mount.pointee.reservedBuffers) else {
+        return .failure(.insufficientResources, .outOfBuffers)
+    }
+    let payload = mount.pointee.arena.pointee.payload(index)
+    let read = mount.pointee.registers.pointee.read(
+        bar: bar, offset: UInt64(offset), into: payload, byteCount: count)
+    if read == .none { _ = cfuse_reply_bytes(request, payload, count) }
+    mount.pointee.arena.pointee.give(.receiveBuffer, index)
+    return read == .none ? .done : .fault(read)
+}

@@ -1,0 +1,87 @@
+import CFuse
+import CHardware
+import DriverCore
+import PCIBus
+import Synchronization
+
+/// What the callbacks of the data path need of a mount, at a fixed address: constants, pointers to fixed records, atomics.
+struct MountState: ~Copyable {
+    let pool: UnsafeMutablePointer<RequestPool>
+    let arena: UnsafeMutablePointer<PayloadArena>
+    let registers: UnsafeMutablePointer<RegisterSpace>
+    let handles: UnsafeMutablePointer<HandleTable>
+    /// The driver's data path. Set once, when the card has been started for the first time.
+    var entry: chw_entry_points?
+    /// Shorter requests take the buffered path.
+    let directThreshold: Int
+    /// The window of BAR0 that `bar0` and `offset` reach.
+    let windowStart: UInt64
+    let windowByteCount: UInt64
+    /// The most bytes of a packet, while packets are kept apart; else no limit.
+    let packetLimit = Atomic<Int>(.max)
+    let maximumPacketLength: Int
+    /// The mount's offset in the window.
+    let windowOffset = Atomic<UInt64>(0)
+    let counters = MountCounters()
+    /// Receive buffers that no waiting request may take: the receive threads need one each to go on.
+    let reservedBuffers: Int
+    /// The receive thread that owns each receive buffer, for handing it another.
+    let owners: UnsafeMutablePointer<UnsafeMutablePointer<ReceiveThreadState>?>
+    /// The file system, for all that is not on the data path.
+    var fileSystem: Unmanaged<CardFileSystem>?
+
+    init(device: Device, options: MountOptions, receiveBuffers: Int, maximumPacketLength: Int, reservedBuffers: Int) {
+        pool = device.pool
+        arena = device.arena
+        registers = device.registers
+        handles = .allocate(capacity: 1)
+        handles.initialize(to: HandleTable())
+        directThreshold = options.directThreshold
+        windowStart = device.registerMap.window.lowerBound
+        windowByteCount = device.registerMap.window.upperBound - device.registerMap.window.lowerBound
+        self.maximumPacketLength = maximumPacketLength
+        self.reservedBuffers = reservedBuffers
+        owners = .allocate(capacity: receiveBuffers)
+        owners.initialize(repeating: nil, count: receiveBuffers)
+    }
+
+    deinit {
+        handles.deinitialize(count: 1)
+        handles.deallocate()
+        owners.deallocate()
+    }
+}
+
+/// What passed through the file layer.
+struct MountCounters: ~Copyable {
+    let opens = Atomic<UInt64>(0)
+    let registerReads = Atomic<UInt64>(0)
+    let registerWrites = Atomic<UInt64>(0)
+    let streamReads = Atomic<UInt64>(0)
+    let streamWrites = Atomic<UInt64>(0)
+    let failures = Atomic<UInt64>(0)
+}
+
+/// What a receive thread has.
+struct ReceiveThreadState {
+    /// The buffer it receives into.
+    var buffer: UInt32
+    /// The buffer to go on with, when a request took the first.
+    var replacement: UInt32?
+}
+
+/// How a callback of the data path ended: replied, or a failure that is told off the data path.
+enum HotResult {
+    /// The request was answered, or is somebody else's to answer.
+    case done
+    /// A register access was refused.
+    case fault(RegisterFault)
+    /// A text is no number.
+    case number(NumberFailure)
+    /// Anything else that has an errno and a cause.
+    case failure(Status, FailureCause)
+    /// A number outside the window.
+    case outsideWindow
+    /// Not on the data path: the rest of the file system sees to it.
+    case elsewhere
+}

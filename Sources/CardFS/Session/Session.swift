@@ -1,0 +1,190 @@
+import CFuse
+import CHardware
+import DriverCore
+import Glibc
+import PCIBus
+import Synchronization
+
+/// The FUSE session of a mount: libfuse's session object and the threads that receive requests for it.
+///
+/// Requests are received into DMA memory, placed so that the data of a write begins on a page. A request that needs its
+/// memory beyond its callback keeps it, and the thread goes on with another.
+public final class Session: @unchecked Sendable {  // the session object is libfuse's, which locks it
+    private let fileSystem: CardFileSystem
+    private let session: OpaquePointer
+    private var arguments: fuse_args
+    private var threads: [Thread] = []
+    private var isMounted = false
+    private let receivers = Receivers()
+
+    /// Makes a session for a file system. `name` is what mount(8) shows as the source.
+    public init(_ fileSystem: CardFileSystem, name: String) throws(Refusal) {
+        self.fileSystem = fileSystem
+        var words = ["cardfs", "-o", "fsname=\(name),subtype=cardfs,default_permissions"]
+        if fileSystem.options.readOnly { words += ["-o", "ro"] }
+        if fileSystem.options.allowOther { words += ["-o", "allow_other"] }
+        if !fileSystem.options.kernelOptions.isEmpty {
+            words += ["-o", fileSystem.options.kernelOptions.joined(separator: ",")]
+        }
+        arguments = fuse_args(argc: 0, argv: nil, allocated: 0)
+        for word in words { fuse_opt_add_arg(&arguments, word) }
+        var operations = makeOperations()
+        guard let session = cfuse_session_new(&arguments, &operations, fileSystem.mount) else {
+            fuse_opt_free_args(&arguments)
+            throw Refusal("libfuse did not take the mount options", hint: "cardfs mount --help lists them")
+        }
+        self.session = session
+    }
+
+    /// Mounts. When it returns, the kernel sends requests, and ``start()`` must follow.
+    public func mount(at mountpoint: String) throws(Refusal) {
+        guard fuse_session_mount(session, mountpoint) == 0 else {
+            throw Refusal(
+                "mounting on \(mountpoint) failed: \(errnoMeaning(errno))",
+                hint: "is /dev/fuse there and may you use it? apt-get install fuse3"
+            )
+        }
+        isMounted = true
+    }
+
+    /// Serves a socket on which a test plays the kernel.
+    public func serve(socket: CInt) -> Bool { cfuse_session_use_socket(session, socket) == 0 }
+
+    /// Starts the receive threads.
+    public func start() {
+        for index in 0..<fileSystem.options.receiveThreads {
+            let session = SendableSession(session)
+            let mount = Shared(fileSystem.mount)
+            let receivers = receivers
+            receivers.begin()
+            threads.append(
+                Thread(name: "fuse-\(index)") {
+                    receiveAll(session.session, mount.value)
+                    receivers.end()
+                })
+        }
+    }
+
+    /// Receives and serves one request on the calling thread; false at the end of the session. For tests.
+    public func serveOne() -> Bool {
+        let mount = fileSystem.mount
+        guard let buffer = mount.pointee.arena.pointee.takeReceiveBuffer() else { return false }
+        var state = ReceiveThreadState(buffer: buffer, replacement: nil)
+        let isServed = withUnsafeMutablePointer(to: &state) { receiveOne(session, mount, $0) }
+        mount.pointee.arena.pointee.give(.receiveBuffer, state.buffer)
+        return isServed
+    }
+
+    /// Serves until the mount is gone: unmounted from outside, or ended by ``end()``. What still holds it two seconds after
+    /// that is cut off.
+    public func waitUntilEnded() {
+        receivers.waitForFirstEnd()
+        end()
+        // The kernel lets go of the receivers once the mount is detached and the last of its files is closed.
+        if !receivers.waitForLastEnd(until: chw_clock_nanoseconds(CLOCK_MONOTONIC) + 2_000_000_000) {
+            // Somebody keeps a file open. Receivers sit in read(2): only a signal gets them out, and the flag ends them.
+            fuse_session_exit(session)
+            while !receivers.waitForLastEnd(until: chw_clock_nanoseconds(CLOCK_MONOTONIC) + 10_000_000) {
+                for thread in threads { thread.interrupt() }
+            }
+        }
+        for thread in threads { thread.join() }
+        threads = []
+    }
+
+    /// Ends what waits and detaches the mount, so that no new caller comes. Any thread, any number of times.
+    public func end() {
+        guard receivers.beginEnding() else { return }
+        fileSystem.endWaiting()
+        if isMounted { fuse_session_unmount(session) }
+        receivers.endRequested()
+    }
+
+    deinit {
+        fuse_session_destroy(session)
+        fuse_opt_free_args(&arguments)
+    }
+}
+
+/// Receives and serves requests until the session ends.
+private func receiveAll(_ session: OpaquePointer, _ mount: UnsafeMutablePointer<MountState>) {
+    guard let buffer = mount.pointee.arena.pointee.takeReceiveBuffer() else { return }
+    Thread.allowInterrupts()
+    var state = ReceiveThreadState(buffer: buffer, replacement: nil)
+    withUnsafeMutablePointer(to: &state) { state in
+        while receiveOne(session, mount, state) {}
+    }
+    mount.pointee.arena.pointee.give(.receiveBuffer, state.buffer)
+}
+
+/// Receives one request into the thread's buffer and serves it; false at the end of the session.
+private func receiveOne(
+    _ session: OpaquePointer,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ state: UnsafeMutablePointer<ReceiveThreadState>
+) -> Bool {
+    let index = state.pointee.buffer
+    mount.pointee.owners[Int(index)] = state
+    var buffer = fuse_buf()
+    buffer.mem = mount.pointee.arena.pointee.message(index)
+    let result = fuse_session_receive_buf(session, &buffer)
+    if result == -EINTR { return fuse_session_exited(session) == 0 }
+    guard result > 0 else { return false }
+    fuse_session_process_buf(session, &buffer)
+    if let replacement = state.pointee.replacement {
+        state.pointee.buffer = replacement
+        state.pointee.replacement = nil
+    }
+    return fuse_session_exited(session) == 0
+}
+
+/// Counts the receive threads, and wakes whoever waits for them to end.
+private final class Receivers: @unchecked Sendable {  // guarded by `lock`
+    private let lock = Lock()
+    private var running = 0
+    private var hasEnded = false
+    private var isEnding = false
+
+    deinit { lock.destroy() }
+
+    func begin() { lock.locked { running += 1 } }
+
+    func end() {
+        lock.locked {
+            running -= 1
+            hasEnded = true
+            lock.broadcast()
+        }
+    }
+
+    /// True for the first caller.
+    func beginEnding() -> Bool {
+        lock.locked {
+            defer { isEnding = true }
+            return !isEnding
+        }
+    }
+
+    func endRequested() {
+        lock.locked {
+            hasEnded = true
+            lock.broadcast()
+        }
+    }
+
+    func waitForFirstEnd() { lock.locked { while !hasEnded { lock.wait() } } }
+
+    func waitForLastEnd(until deadline: UInt64) -> Bool {
+        lock.locked {
+            while running > 0 {
+                if !lock.wait(until: deadline) { return running == 0 }
+            }
+            return true
+        }
+    }
+}
+
+private struct SendableSession: @unchecked Sendable {  // libfuse's session may be used by many threads
+    let session: OpaquePointer
+    init(_ session: OpaquePointer) { self.session = session }
+}
