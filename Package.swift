@@ -66,7 +66,7 @@ let package = Package(
         .executableTarget(
             name: "cardfs",
             dependencies: [
-                "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "CFuse",
+                "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "CFuse", "CHardware",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
