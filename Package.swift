@@ -81,6 +81,19 @@ let package = Package(
             dependencies: ["PCIBus", "CHardware"],
             swiftSettings: swiftSettings
         ),
+        .target(
+            name: "TestSupport",
+            dependencies: ["CardFS", "PCIBus"],
+            path: "Tests/Support",
+            swiftSettings: swiftSettings
+        ),
+        .testTarget(
+            name: "CommandTests",
+            dependencies: [
+                "cardfs", "CardFS", "PCIBus", "TestSupport", .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: swiftSettings
+        ),
         .testTarget(
             name: "CardFSTests",
             dependencies: ["CardFS", "PCIBus", "CProbe", .product(name: "Logging", package: "swift-log")],
