@@ -83,7 +83,7 @@ let package = Package(
         ),
         .target(
             name: "TestSupport",
-            dependencies: ["CardFS", "PCIBus"],
+            dependencies: ["CardFS", "CHardware", "PCIBus"],
             path: "Tests/Support",
             swiftSettings: swiftSettings
         ),

@@ -47,13 +47,22 @@ struct CardFSCommand: ParsableCommand {
         return 1
     }
 
-    /// The arguments with the word `mount` where mount(8) leaves it out: `cardfs sim /mnt -o rw`.
+    /// The arguments with the word `mount` where mount(8) leaves it out (`cardfs sim /mnt -o rw`), and with `-o` and its
+    /// value apart: the parser takes the `=` in `-orw,mode=600` for its own.
     static func spelledOut(_ arguments: [String]) -> [String] {
         guard let first = arguments.first else { return ["--help"] }
         let words =
             configuration.subcommands.compactMap { $0.configuration.commandName }
             + ["help", "--help", "-h", "--version", "--generate-completion-script"]
-        return words.contains { first == $0 || first.hasPrefix($0 + "=") } ? arguments : ["mount"] + arguments
+        let isNamed = words.contains { first == $0 || first.hasPrefix($0 + "=") }
+        guard !isNamed || first == Mount.configuration.commandName else { return arguments }
+        var result = isNamed ? [] : ["mount"]
+        let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
+        for argument in arguments[..<end] {
+            let isJoined = argument.hasPrefix("-o") && argument != "-o"
+            result += isJoined ? ["-o", String(argument.dropFirst(2))] : [argument]
+        }
+        return result + arguments[end...]
     }
 
     /// The parser's message without its own label and full stop.

@@ -125,9 +125,7 @@ enum Daemon {
 
     /// Milliseconds of CLOCK_MONOTONIC.
     private static func now() -> Int {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+        Int(chw_clock_nanoseconds(CLOCK_MONOTONIC) / 1_000_000)
     }
 }
 

@@ -21,6 +21,12 @@ import Testing
         #expect(!mount.foreground && mount.readyDescriptor == nil)
     }
 
+    @Test(arguments: [["-orw,mode=600", "sim", "/m"], ["mount", "sim", "/m", "-orw,mode=600"]])
+    func `a joined -o keeps what is behind an equals sign`(arguments: [String]) throws {
+        let mount = try #require(try CardFSCommand.parseAsRoot(CardFSCommand.spelledOut(arguments)) as? Mount)
+        #expect(mount.options == ["rw,mode=600"])
+    }
+
     @Test func `several -o add up, and -f stays in the foreground`() throws {
         let parsed = try CardFSCommand.parseAsRoot(["mount", "sim", "/m", "-o", "ro", "-f", "-o", "expert"])
         let mount = try #require(parsed as? Mount)

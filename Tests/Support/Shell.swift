@@ -1,3 +1,4 @@
+import CHardware
 import CardFS
 import Glibc
 import PCIBus
@@ -140,9 +141,7 @@ public enum BoundedProcess {
 
     /// Milliseconds of CLOCK_MONOTONIC.
     static func now() -> Int {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+        Int(chw_clock_nanoseconds(CLOCK_MONOTONIC) / 1_000_000)
     }
 
     private static func milliseconds(_ duration: Duration) -> Int {

@@ -1,3 +1,4 @@
+import CHardware
 import Glibc
 import PCIBus
 
@@ -22,7 +23,7 @@ public enum BoundedStat {
             deinit { lock.destroy() }
         }
         let answer = Answer()
-        let deadline = now() + UInt64(seconds) * 1_000_000_000
+        let deadline = chw_clock_nanoseconds(CLOCK_MONOTONIC) + UInt64(seconds) * 1_000_000_000
         _ = Thread(name: "stat") {
             var attributes = stat()
             let outcome: Outcome =
@@ -37,11 +38,5 @@ public enum BoundedStat {
             while answer.outcome == nil, answer.lock.wait(until: deadline) {}
             return answer.outcome ?? .noAnswer
         }
-    }
-
-    private static func now() -> UInt64 {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
     }
 }

@@ -30,7 +30,7 @@ struct Mount: ParsableCommand {
     var mountpoint: String
 
     @Option(
-        name: .customShort("o", allowingJoined: true),
+        name: .customShort("o"),
         help: ArgumentHelp("Options, separated by commas; may be given several times.", valueName: "key=value,…")
     )
     var options: [String] = []
@@ -64,8 +64,7 @@ struct Mount: ParsableCommand {
         } else {
             LoggingSystem.bootstrap { _ in StandardErrorLogHandler() }
             let place = try Mountpoint.prepare(mountpoint, logger: Logger(label: "cardfs"))
-            // One argument for each list, so that the daemon reads exactly what was read here.
-            let arguments = ["mount", card.description, place] + options.map { "-o" + $0 }
+            let arguments = ["mount", card.description, place] + options.flatMap { ["-o", $0] }
             try Daemon.launch(arguments, mountpoint: place)
         }
     }

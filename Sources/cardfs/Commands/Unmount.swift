@@ -60,8 +60,7 @@ struct Unmount: ParsableCommand {
     /// Waits until the mount has left the table, its connection is gone and its daemon has ended.
     private func drain(_ mount: MountTable.Entry, _ connection: FuseConnection, _ daemons: [Int32]) throws {
         for _ in 0..<500 {
-            let alive = daemons.contains { kill($0, 0) == 0 || errno == EPERM }
-            if !isMounted(mount), !connection.isListed, !alive { return }
+            if !isMounted(mount), !connection.isListed, !daemons.contains(where: isRunning) { return }
             usleep(20_000)
         }
         let processes = daemons.isEmpty ? "" : ": process " + daemons.map { "\($0)" }.joined(separator: ", ")
@@ -69,6 +68,15 @@ struct Unmount: ParsableCommand {
             "\(mount.mountpoint) is unmounted, but its daemon has not ended after 10 seconds\(processes)",
             hint: "another mount namespace may hold it; the system log says more: journalctl -t cardfs"
         )
+    }
+
+    /// Whether a process has not ended; one that its parent has yet to notice (a zombie) has.
+    private func isRunning(_ pid: Int32) -> Bool {
+        guard let text = SystemFile.read("/proc/\(pid)/stat"), let parenthesis = text.lastIndex(of: ")") else {
+            return false
+        }
+        let state = text[text.index(after: parenthesis)...].first { $0 != " " }
+        return state != "Z" && state != "X"
     }
 
     private func isMounted(_ mount: MountTable.Entry) -> Bool {
