@@ -2,6 +2,11 @@ import Glibc
 
 /// Taking a mount away, as root or with fusermount3. Blocks as long as umount2(2) does.
 public enum Unmounting {
+    // Flags of umount2(2): MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW, which Glibc does not give as numbers everywhere.
+    private static let forceFlag: CInt = 1
+    private static let detach: CInt = 2
+    private static let noFollow: CInt = 8
+
     /// Takes away what is mounted last at `mountpoint`.
     ///
     /// - Parameters:
@@ -10,9 +15,6 @@ public enum Unmounting {
     /// - Returns: 0 or EBUSY.
     /// - Throws: A ``Refusal`` for any other failure.
     public static func unmount(_ mountpoint: String, lazily: Bool) throws(Refusal) -> CInt {
-        // CInt(MNT_DETACH) and UMOUNT_NOFOLLOW are enumerators, which is a type of its own in Swift.
-        let detach: CInt = 2
-        let noFollow: CInt = 8
         if umount2(mountpoint, noFollow | (lazily ? detach : 0)) == 0 { return 0 }
         switch errno {
         case EBUSY:
@@ -26,10 +28,7 @@ public enum Unmounting {
 
     /// Detaches a mount now and ends its connection, whatever waits for it (MNT_FORCE). Root only; 0 or an errno.
     public static func force(_ mountpoint: String) -> CInt {
-        let force: CInt = 1
-        let detach: CInt = 2
-        let noFollow: CInt = 8
-        return umount2(mountpoint, force | detach | noFollow) == 0 ? 0 : errno
+        umount2(mountpoint, forceFlag | detach | noFollow) == 0 ? 0 : errno
     }
 
     private static func unmountAsUser(_ mountpoint: String, lazily: Bool) throws(Refusal) -> CInt {
