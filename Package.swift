@@ -66,7 +66,7 @@ let package = Package(
         .executableTarget(
             name: "cardfs",
             dependencies: [
-                "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "CFuse",
+                "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "CFuse", "CHardware",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -79,6 +79,19 @@ let package = Package(
         .testTarget(
             name: "PCIBusTests",
             dependencies: ["PCIBus", "CHardware"],
+            swiftSettings: swiftSettings
+        ),
+        .target(
+            name: "TestSupport",
+            dependencies: ["CardFS", "CHardware", "PCIBus"],
+            path: "Tests/Support",
+            swiftSettings: swiftSettings
+        ),
+        .testTarget(
+            name: "CommandTests",
+            dependencies: [
+                "cardfs", "CardFS", "PCIBus", "TestSupport", .product(name: "Logging", package: "swift-log"),
+            ],
             swiftSettings: swiftSettings
         ),
         .testTarget(

@@ -16,6 +16,23 @@ public enum PCIListing {
         public var driver: String?
         /// The IOMMU group it is isolated in; nil for none.
         public var group: String?
+
+        /// Describes a function; what sysfs does not say is nil.
+        public init(
+            address: PCIAddress,
+            vendor: UInt16? = nil,
+            device: UInt16? = nil,
+            classCode: UInt32? = nil,
+            driver: String? = nil,
+            group: String? = nil
+        ) {
+            self.address = address
+            self.vendor = vendor
+            self.device = device
+            self.classCode = classCode
+            self.driver = driver
+            self.group = group
+        }
     }
 
     /// The functions below `root`, by address; empty when there is no such directory, which is a machine without PCI.

@@ -1,0 +1,42 @@
+import CHardware
+import Glibc
+import PCIBus
+
+/// A look at a file that may be on a mount whose daemon does not answer.
+public enum BoundedStat {
+    /// What came of it.
+    public enum Outcome: Hashable, Sendable {
+        /// There is such a file.
+        case found(isDirectory: Bool)
+        /// There is none, or it cannot be reached: the errno.
+        case failed(CInt)
+        /// Nobody answered in time. The thread that asked goes on waiting until the process ends.
+        case noAnswer
+    }
+
+    /// Asks for a file's attributes and waits at most `seconds`. Not for a daemon's own mount.
+    public static func look(at path: String, seconds: Int) -> Outcome {
+        final class Answer: Sendable {
+            let lock = Lock()
+            nonisolated(unsafe) var outcome: Outcome?  // only with `lock` held
+
+            deinit { lock.destroy() }
+        }
+        let answer = Answer()
+        let deadline = chw_clock_nanoseconds(CLOCK_MONOTONIC) + UInt64(seconds) * 1_000_000_000
+        _ = Thread(name: "stat") {
+            var attributes = stat()
+            let outcome: Outcome =
+                stat(path, &attributes) == 0
+                ? .found(isDirectory: attributes.st_mode & S_IFMT == S_IFDIR) : .failed(errno)
+            answer.lock.locked {
+                answer.outcome = outcome
+                answer.lock.signal()
+            }
+        }
+        return answer.lock.locked {
+            while answer.outcome == nil, answer.lock.wait(until: deadline) {}
+            return answer.outcome ?? .noAnswer
+        }
+    }
+}

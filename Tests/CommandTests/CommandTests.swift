@@ -1,0 +1,182 @@
+import ArgumentParser
+import CardFS
+import Glibc
+import Logging
+import PCIBus
+import TestSupport
+import Testing
+
+@testable import cardfs
+
+@Suite struct ArgumentTests {
+    @Test(arguments: [
+        ["mount", "sim", "/mnt", "-o", "rw,dev,suid"], ["sim", "/mnt", "-o", "rw,dev,suid"],
+        ["-o", "rw,dev,suid", "sim", "/mnt"], ["-orw,dev,suid", "sim", "/mnt"], ["sim", "-o", "rw,dev,suid", "/mnt"],
+        ["mount", "-o", "rw,dev,suid", "--", "sim", "/mnt"],
+    ])
+    func `mount is understood in any order, and without its word`(arguments: [String]) throws {
+        let parsed = try CardFSCommand.parseAsRoot(CardFSCommand.spelledOut(arguments))
+        let mount = try #require(parsed as? Mount)
+        #expect(mount.card == "sim" && mount.mountpoint == "/mnt" && mount.options == ["rw,dev,suid"])
+        #expect(!mount.foreground && mount.readyDescriptor == nil)
+    }
+
+    @Test(arguments: [["-orw,mode=600", "sim", "/m"], ["mount", "sim", "/m", "-orw,mode=600"]])
+    func `a joined -o keeps what is behind an equals sign`(arguments: [String]) throws {
+        let mount = try #require(try CardFSCommand.parseAsRoot(CardFSCommand.spelledOut(arguments)) as? Mount)
+        #expect(mount.options == ["rw,mode=600"])
+    }
+
+    @Test func `several -o add up, and -f stays in the foreground`() throws {
+        let parsed = try CardFSCommand.parseAsRoot(["mount", "sim", "/m", "-o", "ro", "-f", "-o", "expert"])
+        let mount = try #require(parsed as? Mount)
+        #expect(mount.options == ["ro", "expert"] && mount.foreground)
+    }
+
+    @Test(arguments: [["unmount", "/m"], ["list"], ["help"], ["--version"], ["-h"], ["mount", "a"]])
+    func `what begins with a word of its own is left alone`(arguments: [String]) {
+        #expect(CardFSCommand.spelledOut(arguments) == arguments)
+    }
+
+    @Test func `a card is sim or a PCI address`() throws {
+        #expect(try CardName("sim") == .simulated)
+        #expect(try CardName("02:00.0") == .pci(PCIAddress(bus: 2, device: 0, function: 0)))
+        #expect(throws: Refusal.self) { try CardName("sim2") }
+        #expect(throws: Refusal.self) { try CardName("") }
+    }
+
+    @Test func `a card that no bus takes is refused with the reason`() throws {
+        let card = try CardName("0000:02:00.0")
+        #expect(throws: Refusal.self) { try BusRegistry.entry(for: card) }
+        #expect(try BusRegistry.entry(for: .simulated).name == "sim")
+    }
+}
+
+@Suite struct ListTests {
+    private let rows = List.rows(cards: [
+        PCIListing.Card(
+            address: PCIAddress(bus: 2, device: 0, function: 0),
+            vendor: 0x10ee,
+            device: 0x7024,
+            classCode: 0x058000,
+            driver: "vfio-pci",
+            group: "7"
+        ),
+        PCIListing.Card(address: PCIAddress(bus: 3, device: 0, function: 0)),
+    ])
+
+    @Test func `the simulated card is always there`() {
+        #expect(List.rows(cards: []).map(\.card) == ["sim"])
+        #expect(List.rows(cards: []).first?.obstacle == nil)
+    }
+
+    @Test func `the columns line up`() {
+        let table = """
+            CARD          IDS        CLASS   DRIVER    GROUP  CARDFS
+            sim           -          -       -         -      yes
+            0000:02:00.0  10ee:7024  058000  vfio-pci  7      no: this build drives simulated cards only
+            0000:03:00.0  -          -       -         -      no: this build drives simulated cards only
+            """
+        #expect(List.table(rows) == table)
+    }
+
+    @Test func `a program reads the same as JSON`() async {
+        let script =
+            "printf %s \"$TEXT\" | python3 -c 'import json,sys; print([(r[\"card\"], r[\"ids\"], r[\"iommu_group\"], "
+            + "r[\"available\"]) for r in json.load(sys.stdin)])'"
+        let result = await shell(
+            "command -v python3 >/dev/null || exit 77; " + script,
+            environment: ["TEXT": List.json(rows)]
+        )
+        if result.status == 77 { return }
+        let expected =
+            "[('sim', None, None, True), ('0000:02:00.0', '10ee:7024', '7', False), "
+            + "('0000:03:00.0', None, None, False)]\n"
+        #expect(result.text == expected)
+    }
+}
+
+@Suite struct LogTests {
+    @Test func `a message is one line with its metadata`() {
+        let event = LogEvent(
+            level: .warning,
+            message: "two\nlines",
+            error: Refusal("no", hint: "yes"),
+            metadata: ["b": "2"],
+            source: nil,
+            file: "",
+            function: "",
+            line: 1
+        )
+        #expect(LogLine.text(event, metadata: ["a": "1"]) == "two lines: no; yes a=1 b=2")
+    }
+
+    @Test(arguments: [
+        (Logger.Level.trace, LOG_DEBUG), (.debug, LOG_DEBUG), (.info, LOG_INFO), (.notice, LOG_NOTICE),
+        (.warning, LOG_WARNING), (.error, LOG_ERR), (.critical, LOG_CRIT),
+    ])
+    func `a level has its severity in the system log`(level: Logger.Level, severity: CInt) {
+        #expect(SystemLogHandler.priority(level) == severity)
+    }
+}
+
+/// The executable itself, run as a person runs it.
+@Suite(.enabled(if: cardfsExecutable != nil)) struct ExecutableTests {
+    private func cardfs(_ arguments: String) async -> ShellResult {
+        await shell("exec \"$CARDFS\" \(arguments)", environment: ["CARDFS": cardfsExecutable ?? ""])
+    }
+
+    @Test func `version and help go to standard output`() async {
+        let version = await cardfs("--version")
+        #expect(version.status == 0 && version.text == "0.1.0\n" && version.errors.isEmpty)
+        let help = await cardfs("mount --help")
+        #expect(help.status == 0 && help.text.contains("direct_threshold=SIZE") && !help.text.contains("ready-fd"))
+        #expect(help.text.split(separator: "\n").allSatisfy { $0.count <= 80 })
+    }
+
+    @Test(arguments: [
+        ("mount", "cardfs: missing expected argument '<card>'\nhint: cardfs mount --help\n"),
+        ("sim", "cardfs: missing expected argument '<mountpoint>'\nhint: cardfs mount --help\n"),
+        ("mount sim /etc/passwd", "cardfs: /etc/passwd is not a directory\nhint: mount on an empty directory\n"),
+        ("mount sim /not-there", "cardfs: /not-there: No such file or directory\nhint: mkdir -p /not-there\n"),
+        (
+            "sim /tmp -o dirct_threshold=1",
+            "cardfs: unknown option \"dirct_threshold\": did you mean direct_threshold?\n"
+                + "hint: cardfs mount --help lists the options\n"
+        ),
+        (
+            "mount 0000:02:00.0 /tmp",
+            "cardfs: 0000:02:00.0 cannot be mounted: this build drives simulated cards only\n"
+                + "hint: cardfs mount sim MOUNTPOINT mounts a simulated card\n"
+        ),
+        ("unmount /proc", "cardfs: what is mounted on /proc is proc, not a card\nhint: umount /proc\n"),
+        ("list --jso", "cardfs: unknown option '--jso'. Did you mean '--json'?\nhint: cardfs list --help\n"),
+    ])
+    func `what goes wrong is one sentence and one hint`(arguments: String, errors: String) async {
+        let result = await cardfs(arguments)
+        #expect(result.status == 1 && result.output.isEmpty)
+        #expect(result.errors == errors)
+    }
+
+    @Test func `nothing mounted is told, and how to see what is`() async {
+        let result = await shell(
+            "D=$(mktemp -d); \"$CARDFS\" unmount $D; echo $?; rmdir $D",
+            environment: ["CARDFS": cardfsExecutable ?? ""]
+        )
+        #expect(result.text == "1\n" && result.errors.contains("nothing is mounted on"))
+    }
+
+    @Test func `a mount that fails leaves nothing behind`() async {
+        do {
+            _ = try MountedCard("no_such_option")
+            Issue.record("it was mounted")
+        } catch {
+            #expect("\(error)".contains("unknown option \"no_such_option\""))
+        }
+    }
+
+    @Test func `the executable does without all of Foundation`() async {
+        let result = await shell("ldd \"$CARDFS\"", environment: ["CARDFS": cardfsExecutable ?? ""])
+        #expect(!result.text.contains("libFoundation.so"))
+    }
+}
