@@ -14,7 +14,7 @@ enum BusRegistry {
     }
 
     static let entries: [Entry] = [
-        Entry(name: "sim", takes: { $0 == .simulated }, open: openSession)
+        Entry(name: "sim", takes: { $0 == .simulated }, open: openSimulatedCard)
     ]
 
     /// The bus that takes a card; a refusal says which cards can be taken.

@@ -12,16 +12,6 @@ protocol MountService: Sendable {
     func end()
 }
 
-/// Opens a simulated card and prepares its mount.
-@Sendable func openSession(
-    card: CardName,
-    mountpoint: String,
-    options: MountOptions,
-    logger: Logger
-) throws -> any MountService {
-    throw Refusal("this build has no filesystem for \(card)")
-}
-
 /// Runs a mount in this process, in the foreground or as the daemon.
 enum MountRunner {
     /// Serves a card until its mount is gone.
