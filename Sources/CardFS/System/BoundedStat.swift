@@ -1,4 +1,5 @@
 import CHardware
+import CFuse
 import Glibc
 import PCIBus
 
