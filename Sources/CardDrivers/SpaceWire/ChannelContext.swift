@@ -3,6 +3,9 @@ import PCIBus
 
 /// What both channels of the card share: trivial values and pointers to fixed records, set when the hardware is prepared.
 struct ChannelContext {
+    /// How often the card is asked whether it is still there while requests wait; nanoseconds.
+    static var lookInterval: UInt64 { @_noLocks get { 250_000_000 } }
+
     /// The registers.
     let window: RegisterWindow
     /// The bits of the control register that stay: a doorbell repeats them.

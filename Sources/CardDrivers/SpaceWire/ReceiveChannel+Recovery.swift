@@ -12,6 +12,7 @@ extension ReceiveChannel {
 
     /// Gives the whole ring to an engine that was reset and lets readers in.
     mutating func start() {
+        isGone = false
         restartRing()
         isHeld = false
         readers.start()
@@ -89,6 +90,15 @@ extension ReceiveChannel {
         available = 0
         counters.discardedBytes += UInt64(bytes)
         return bytes
+    }
+
+    /// Ends every wait because the card has left; what had arrived may still be read.
+    mutating func failAll() {
+        isGone = true
+        while let record = readers.oldest {
+            readers.remove(record)
+            if record.pointee.claim() { finishPartly(record, .deviceNotConnected, .gone) }
+        }
     }
 
     /// Collects what has arrived, serves readers and looks at the clock. Dispatch level.

@@ -42,6 +42,8 @@ struct ReceiveChannel: ~Copyable {
     /// A packet of which a part has been read.
     var isPacketOpen = false
     var isHeld = true
+    /// The card does not answer any more: nothing is taken until it was reset.
+    var isGone = false
 
     var framing = Framing.stream
     /// Readers that wait, the oldest first.
@@ -143,6 +145,10 @@ extension ReceiveChannel {
         record.pointee.waitingSince = context?.clock.now() ?? 0
         counters.requests &+= 1
         reap()
+        if isGone && available == 0 {
+            decided.add(record, .deviceNotConnected, cause: .gone)
+            return
+        }
         // Readers are served in the order they came: one that would overtake waits behind.
         if readers.waitingCount == 0 || record.pointee.flags.contains(.nonblocking), serve(record) {
             return
@@ -278,15 +284,17 @@ extension ReceiveChannel {
     /// Sets the timer to when the oldest reader has waited long enough.
     @_noLocks mutating func setTimer() {
         guard let context, let record = readers.oldest else { return }
-        var deadline = UInt64.max
+        // Nobody tells a driver that its card has left: while somebody waits, it looks.
+        var deadline = context.clock.now() &+ ChannelContext.lookInterval
         if available &+ record.pointee.accumulated > 0 {
-            deadline = lastArrival &+ context.policy.gather
+            let gathered = lastArrival &+ context.policy.gather
+            if gathered < deadline { deadline = gathered }
         }
         if context.policy.receiveTimeout != 0 {
             let since = record.pointee.waitingSince > lastArrival ? record.pointee.waitingSince : lastArrival
             let end = since &+ context.policy.receiveTimeout
             if end < deadline { deadline = end }
         }
-        if deadline != .max { context.deferred.pointee.setTimer(call, deadline) }
+        context.deferred.pointee.setTimer(call, deadline)
     }
 }

@@ -8,10 +8,15 @@ extension SpaceWireDriver {
     /// The transmitter's deferred call and timer.
     func transmitDeferred() {
         let stall = TransmitChannel.control(transmit) { $0.runDeferred() }
-        if case .stalled = stall {
+        if TransmitChannel.control(transmit, { $0.isAwaited }), isCardGone() {
+            leave()
+        } else if case .stalled = stall {
             let cause = diagnose()
             switch cause {
             case .receiverFull, .linkDown: TransmitChannel.control(transmit) { $0.expire(cause) }
+            case .gone: leave()
+            case .notInD0: recover(cause, .deviceNotReady)
+            case .busError: recover(cause, .ioDeviceError)
             default: recover(cause, .ioTimeout)
             }
         }
@@ -21,7 +26,25 @@ extension SpaceWireDriver {
     /// The receiver's deferred call and timer.
     func receiveDeferred() {
         ReceiveChannel.control(receive) { $0.runDeferred() }
+        if ReceiveChannel.control(receive, { $0.readers.oldest != nil }), isCardGone() { leave() }
         tellIfReady(1)
+    }
+
+    /// A status register that cannot read so makes the card suspect; its vendor ID decides.
+    private func isCardGone() -> Bool {
+        let status = signals.pointee.window.load32(SpaceWireLayout.status)
+        guard status == .max || status == 0 else { return false }
+        return device.examine() == .gone
+    }
+
+    /// The card has left: everything that waits ends with ENODEV, and so does everything that comes, until a reset finds it
+    /// again. What it had accepted and not sent is lost.
+    private func leave() {
+        guard !TransmitChannel.control(transmit, { $0.isGone }) else { return }
+        TransmitChannel.control(transmit) { $0.failAll() }
+        ReceiveChannel.control(receive) { $0.failAll() }
+        let lost = TransmitChannel.control(transmit) { $0.reclaim(.deviceNotConnected, .gone, endPacket: false) }
+        reportLoss(lost, "data", .deviceNotConnected, .gone)
     }
 
     private func tellIfReady(_ direction: UInt32) {
@@ -240,7 +263,7 @@ extension SpaceWireDriver: DMAControl {
         case .packetTooLong: return "write shorter packets, or set dma/framing to stream"
         case .outOfBuffers: return "let some of the waiting writers finish"
         case .wouldBlock: return "poll first"
-        case .gone: return "unmount, and mount again when it is back"
+        case .gone: return "when it is back, write reset to ctl or mount again"
         case .notInD0: return "see state"
         case .stillSending: return "read dma/rx, or mount with a longer linger"
         default: return "see dma/last_error"

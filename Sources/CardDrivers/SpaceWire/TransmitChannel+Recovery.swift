@@ -20,6 +20,7 @@ extension TransmitChannel {
 
     /// Empties the ring for an engine that was reset, and lets writes through.
     mutating func start() {
+        isGone = false
         restartRing()
         isHeld = false
         writes.start()
@@ -104,6 +105,24 @@ extension TransmitChannel {
             }
         }
     }
+
+    /// Ends every wait because the card has left; what it had is reclaimed separately.
+    mutating func failAll() {
+        isGone = true
+        isHeld = true
+        while let record = writes.oldest {
+            writes.remove(record)
+            if record.pointee.claim() { decided.add(record, .deviceNotConnected, cause: .gone) }
+        }
+        if let record = current {
+            current = nil
+            if record.pointee.claim() { decided.add(record, .deviceNotConnected, cause: .gone) }
+            _ = writes.finished()
+        }
+    }
+
+    /// Whether somebody waits.
+    var isAwaited: Bool { current != nil || !barriers.isEmpty }
 
     /// Lets writes in again after ``reclaim(_:_:endPacket:)``.
     mutating func resume() {

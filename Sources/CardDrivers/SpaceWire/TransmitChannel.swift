@@ -54,6 +54,8 @@ struct TransmitChannel: ~Copyable {
     var decided = CompletionList()
     /// No descriptor may be filled while the ring is being taken back.
     var isHeld = true
+    /// The card does not answer any more: nothing is taken until it was reset.
+    var isGone = false
 
     var lastProgress: UInt64 = 0
     var isTimerSet = false
@@ -132,7 +134,11 @@ extension TransmitChannel {
 extension TransmitChannel {
     /// Takes a write, barrier or close request. Does not wait.
     @_noLocks mutating func submit(_ record: UnsafeMutablePointer<RequestRecord>) {
-        if let stream = record.pointee.stream, stream.pointee.lossCause != .none {
+        // What the card has done comes back first: its memory is used next, while it is in the processor's cache.
+        reap()
+        if isGone {
+            decided.add(record, .deviceNotConnected, cause: .gone)
+        } else if let stream = record.pointee.stream, stream.pointee.lossCause != .none {
             decided.add(record, stream.pointee.lossStatus, cause: stream.pointee.lossCause)
         } else if record.pointee.kind == .write {
             submitWrite(record)
@@ -144,11 +150,8 @@ extension TransmitChannel {
 
     @_noLocks private mutating func submitWrite(_ record: UnsafeMutablePointer<RequestRecord>) {
         if record.pointee.flags.contains(.nonblocking), !canTakeNow(record) {
-            reap()
-            if !canTakeNow(record) {
-                decided.add(record, .deviceBusy, cause: .wouldBlock)
-                return
-            }
+            decided.add(record, .deviceBusy, cause: .wouldBlock)
+            return
         }
         record.pointee.waitingSince = context?.clock.now() ?? 0
         switch writes.submit(record) {
@@ -171,7 +174,6 @@ extension TransmitChannel {
     }
 
     @_noLocks private mutating func submitBarrier(_ record: UnsafeMutablePointer<RequestRecord>) {
-        reap()
         let target = record.pointee.stream?.pointee.lastSequence ?? accepted
         if target <= done {
             decided.add(record, .success)
@@ -194,7 +196,6 @@ extension TransmitChannel {
 
     /// Carries out one write (EvtIoWrite). False if it keeps it to wait for room.
     @_noLocks private mutating func evtWrite(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
-        if !hasRoom(record) { reap() }
         if hasRoom(record) {
             post(record)
             return true
@@ -358,19 +359,23 @@ extension TransmitChannel {
     /// it fires, rather than moved by every request.
     @_noLocks mutating func setTimer() {
         guard let context else { return }
+        let now = context.clock.now()
         var earliest = UInt64.max
-        if !isTimerSet, context.policy.transmitTimeout != 0, head != tail || current != nil || !barriers.isEmpty {
+        let oldest = current ?? barriers.first
+        if !isTimerSet, context.policy.transmitTimeout != 0, head != tail || oldest != nil {
             // The oldest wait counts from its beginning or from the last progress, whichever came later.
-            let now = context.clock.now()
-            let oldest = current ?? barriers.first
             let since = oldest?.pointee.waitingSince ?? lastProgress
             earliest = (since > lastProgress ? since : lastProgress) &+ context.policy.transmitTimeout
             if earliest <= now { earliest = now &+ context.policy.transmitTimeout }
             isTimerSet = true
         }
-        if let last = barriers.last, last.pointee.kind == .close {
+        if let last = barriers.last, case .close = last.pointee.kind {
             let linger = last.pointee.waitingSince &+ context.policy.linger
             if linger < earliest { earliest = linger }
+        }
+        // Nobody tells a driver that its card has left: while somebody waits, it looks.
+        if oldest != nil, now &+ ChannelContext.lookInterval < earliest {
+            earliest = now &+ ChannelContext.lookInterval
         }
         if earliest != .max { context.deferred.pointee.setTimer(call, earliest) }
     }
