@@ -240,7 +240,8 @@ extension ReceiveChannel {
         let end = headOffset == 0 ? head : head &+ 1
         var slot = first
         while slot != end {
-            slots[place(slot)].users &+= 1
+            let entry = slots + place(slot)
+            entry.pointee.users &+= 1
             slot &+= 1
         }
         record.pointee.driverContext = (first, end)

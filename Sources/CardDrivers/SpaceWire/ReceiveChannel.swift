@@ -25,8 +25,6 @@ struct ReceiveChannel: ~Copyable {
     /// When fewer slots than this are left to the card, short pieces are copied out of the ring for a reader that waits.
     static var scarceSlots: UInt64 { @_noLocks get { 32 } }
 
-    let lock: Lock
-    let pool: UnsafeMutablePointer<RequestPool>
     var context: ChannelContext?
     var ring: DescriptorRing?
     var data: CommonBuffer?
@@ -60,17 +58,14 @@ struct ReceiveChannel: ~Copyable {
     var plan = TransferPlan()
     var counters = ReceiveCounters()
 
-    init(pool: UnsafeMutablePointer<RequestPool>, signals: UnsafeMutablePointer<InterruptSignals>) {
-        self.pool = pool
+    init(signals: UnsafeMutablePointer<InterruptSignals>) {
         self.signals = signals
-        lock = Lock()
         slots = .allocate(capacity: Self.slotCount)
         slots.initialize(repeating: ReceiveSlot(), count: Self.slotCount)
     }
 
     deinit {
         slots.deallocate()
-        lock.destroy()
     }
 
     @_noLocks func place(_ slot: UInt64) -> Int { Int(truncatingIfNeeded: slot) & (Self.slotCount &- 1) }
@@ -88,53 +83,6 @@ struct ReceiveCounters {
     var bufferedRequests: UInt64 = 0
     var directRequests: UInt64 = 0
     var timeouts: UInt64 = 0
-}
-
-extension ReceiveChannel {
-    /// Runs a closure with the lock held, then completes what was decided, without it, and gives the slots that replies
-    /// came from back to the card.
-    ///
-    /// The functions below are for such closures: what they read of the channel they may keep, since nobody else changes it
-    /// until they return.
-    @_noLocks static func perform(
-        _ channel: UnsafeMutablePointer<ReceiveChannel>,
-        _ body: (inout ReceiveChannel) -> Void
-    ) {
-        channel.pointee.lock.lock()
-        body(&channel.pointee)
-        finish(channel)
-    }
-
-    /// ``perform(_:_:)`` for the control path, where a closure may do as it likes.
-    static func control<Result>(
-        _ channel: UnsafeMutablePointer<ReceiveChannel>,
-        _ body: (inout ReceiveChannel) -> Result
-    ) -> Result {
-        channel.pointee.lock.lock()
-        let result = body(&channel.pointee)
-        finish(channel)
-        return result
-    }
-
-    @_noLocks private static func finish(_ channel: UnsafeMutablePointer<ReceiveChannel>) {
-        channel.pointee.repost()
-        var list = channel.pointee.decided
-        channel.pointee.decided = CompletionList()
-        let pool = channel.pointee.pool
-        channel.pointee.lock.unlock()
-        while let record = list.removeFirst() {
-            let (first, end) = record.pointee.driverContext
-            IORequest(taking: record, of: pool).complete(
-                record.pointee.status,
-                information: record.pointee.information,
-                cause: record.pointee.cause
-            )
-            guard first != end else { continue }
-            channel.pointee.lock.lock()
-            channel.pointee.release(first, end)
-            channel.pointee.lock.unlock()
-        }
-    }
 }
 
 // MARK: - The path of a read
@@ -240,10 +188,11 @@ extension ReceiveChannel {
     }
 
     /// The reply that came from slots `first..<end` is made.
-    @_noLocks private mutating func release(_ first: UInt64, _ end: UInt64) {
+    @_noLocks mutating func release(_ first: UInt64, _ end: UInt64) {
         var slot = first
         while slot != end {
-            slots[place(slot)].users &-= 1
+            let entry = slots + place(slot)
+            entry.pointee.users &-= 1
             slot &+= 1
         }
         repost()

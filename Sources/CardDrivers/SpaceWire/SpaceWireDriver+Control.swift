@@ -7,13 +7,13 @@ import Synchronization
 extension SpaceWireDriver {
     /// The transmitter's deferred call and timer.
     func transmitDeferred() {
-        let stall = TransmitChannel.control(transmit) { $0.runDeferred() }
-        if TransmitChannel.control(transmit, { $0.isAwaited }), isCardGone() {
+        let stall = transmit.control { $0.runDeferred() }
+        if transmit.control({ $0.isAwaited }), isCardGone() {
             leave()
         } else if case .stalled = stall {
             let cause = diagnose()
             switch cause {
-            case .receiverFull, .linkDown: TransmitChannel.control(transmit) { $0.expire(cause) }
+            case .receiverFull, .linkDown: transmit.control { $0.expire(cause) }
             case .gone: leave()
             case .notInD0: recover(cause, .deviceNotReady)
             case .busError: recover(cause, .ioDeviceError)
@@ -25,8 +25,8 @@ extension SpaceWireDriver {
 
     /// The receiver's deferred call and timer.
     func receiveDeferred() {
-        ReceiveChannel.control(receive) { $0.runDeferred() }
-        if ReceiveChannel.control(receive, { $0.readers.oldest != nil }), isCardGone() { leave() }
+        receive.control { $0.runDeferred() }
+        if receive.control({ $0.readers.oldest != nil }), isCardGone() { leave() }
         tellIfReady(1)
     }
 
@@ -40,18 +40,18 @@ extension SpaceWireDriver {
     /// The card has left: everything that waits ends with ENODEV, and so does everything that comes, until a reset finds it
     /// again. What it had accepted and not sent is lost.
     private func leave() {
-        guard !TransmitChannel.control(transmit, { $0.isGone }) else { return }
-        TransmitChannel.control(transmit) { $0.failAll() }
-        ReceiveChannel.control(receive) { $0.failAll() }
-        let lost = TransmitChannel.control(transmit) { $0.reclaim(.deviceNotConnected, .gone, endPacket: false) }
+        guard !transmit.control({ $0.isGone }) else { return }
+        transmit.control { $0.failAll() }
+        receive.control { $0.failAll() }
+        let lost = transmit.control { $0.reclaim(.deviceNotConnected, .gone, endPacket: false) }
         reportLoss(lost, "data", .deviceNotConnected, .gone)
     }
 
     private func tellIfReady(_ direction: UInt32) {
         let isAwaited =
             direction == 0
-            ? TransmitChannel.control(transmit) { $0.watchers > 0 && $0.isWritable() }
-            : ReceiveChannel.control(receive) { $0.watchers > 0 && $0.isReadable() }
+            ? transmit.control { $0.watchers > 0 && $0.isWritable() }
+            : receive.control { $0.watchers > 0 && $0.isReadable() }
         if isAwaited { device.readinessChanged(direction) }
     }
 
@@ -77,7 +77,7 @@ extension SpaceWireDriver {
 
     /// Takes the transmit ring back from a card that does not go on, accounts for what is lost, and lets it start anew.
     func recover(_ cause: FailureCause, _ status: Status) {
-        TransmitChannel.control(transmit) { $0.hold() }
+        transmit.control { $0.hold() }
         let window = signals.pointee.window
         var stage = "data"
         if cause == .busError {
@@ -87,8 +87,8 @@ extension SpaceWireDriver {
             stage = "descriptor"
             restartEngines(window)
         }
-        let lost = TransmitChannel.control(transmit) { $0.reclaim(status, cause, endPacket: true) }
-        TransmitChannel.control(transmit) { $0.resume() }
+        let lost = transmit.control { $0.reclaim(status, cause, endPacket: true) }
+        transmit.control { $0.resume() }
         if lost > 0 || cause != .discarded { reportLoss(lost, stage, status, cause) }
     }
 
@@ -108,12 +108,12 @@ extension SpaceWireDriver {
         let control = window.load32(SpaceWireLayout.control)
         guard control != .max else { return }
         window.store32(control | SpaceWireLayout.Control.dmaReset, SpaceWireLayout.control)
-        ReceiveChannel.control(receive) { $0.restartEngine() }
+        receive.control { $0.restartEngine() }
     }
 
     /// Tells of lost bytes in `dma/last_error` and the list of recent failures.
     func reportLoss(_ lost: UInt64, _ stage: String, _ status: Status, _ cause: FailureCause) {
-        let sent = TransmitChannel.control(transmit) { $0.counters.sentBytes }
+        let sent = transmit.control { $0.counters.sentBytes }
         device.report(
             TransferFailure(
                 stage: stage,
@@ -132,10 +132,10 @@ extension SpaceWireDriver: DMAControl {
     /// Whether packet boundaries are kept by reads. Every write is a packet on the wire in either framing.
     public var framing: Framing {
         get {
-            ReceiveChannel.control(receive) { $0.framing }
+            receive.control { $0.framing }
         }
         set {
-            ReceiveChannel.control(receive) {
+            receive.control {
                 $0.framing = newValue
                 $0.settle()
             }
@@ -144,13 +144,13 @@ extension SpaceWireDriver: DMAControl {
 
     /// How the last packet read ended.
     public var lastPacketEnd: PacketEnd {
-        ReceiveChannel.control(receive) { $0.lastEnd }
+        receive.control { $0.lastEnd }
     }
 
     /// The transmitter's plan or the receiver's, whichever is younger.
     public var lastPlan: TransferPlan {
-        let sent = TransmitChannel.control(transmit) { $0.plan }
-        let received = ReceiveChannel.control(receive) { $0.plan }
+        let sent = transmit.control { $0.plan }
+        let received = receive.control { $0.plan }
         return received.time > sent.time ? received : sent
     }
 
@@ -165,7 +165,7 @@ extension SpaceWireDriver: DMAControl {
         let start = chw_clock_nanoseconds(CLOCK_MONOTONIC)
         var lastByte = start
         while true {
-            let bytes = ReceiveChannel.control(receive) { $0.discard() }
+            let bytes = receive.control { $0.discard() }
             let now = chw_clock_nanoseconds(CLOCK_MONOTONIC)
             if bytes > 0 { lastByte = now }
             if now &- lastByte >= quiet || now &- start >= 1_000_000_000 { return }
@@ -175,12 +175,12 @@ extension SpaceWireDriver: DMAControl {
 
     /// The counters of both channels.
     public var counters: [(name: String, help: String, value: UInt64)] {
-        let sent = TransmitChannel.control(transmit) {
+        let sent = transmit.control {
             $0.reap()
             $0.settle()
             return $0.counters
         }
-        let received = ReceiveChannel.control(receive) {
+        let received = receive.control {
             $0.reap()
             return $0.counters
         }
@@ -212,12 +212,12 @@ extension SpaceWireDriver: DMAControl {
     /// Counts those who poll a direction.
     public func watchReadiness(_ direction: UInt32, _ on: Bool) {
         if direction == 0 {
-            TransmitChannel.control(transmit) {
+            transmit.control {
                 $0.watchers += on ? 1 : -1
                 $0.settle()
             }
         } else {
-            ReceiveChannel.control(receive) {
+            receive.control {
                 $0.watchers += on ? 1 : -1
                 $0.settle()
             }
@@ -226,7 +226,8 @@ extension SpaceWireDriver: DMAControl {
 
     /// What to tell the caller of a failed request.
     public func sentence(for cause: FailureCause, kind: RequestKind) -> String {
-        "\(causeText(cause)): \(adviceText(cause))"
+        let advice = adviceText(cause)
+        return advice.isEmpty ? causeText(cause) : "\(causeText(cause)): \(advice)"
     }
 
     private func causeText(_ cause: FailureCause) -> String {
@@ -258,7 +259,8 @@ extension SpaceWireDriver: DMAControl {
         case .receiverFull: return "read dma/rx, or write sink to sim/wire"
         case .linkDown: return "check the cable and the far end; regs/status bits 1:0 read 3 in Run"
         case .busMasterOff: return "switch it on with setpci COMMAND=0004:0004"
-        case .stuck, .busError: return "see dma/last_error; write reset to ctl if it happens again"
+        case .stuck, .busError: return "write again, and if it comes back write reset to ctl"
+        case .discarded: return "write what is still needed again"
         case .noData: return "check that the far end sends, or mount with rx_timeout=0 to wait for ever"
         case .packetTooLong: return "write shorter packets, or set dma/framing to stream"
         case .outOfBuffers: return "let some of the waiting writers finish"
@@ -266,7 +268,7 @@ extension SpaceWireDriver: DMAControl {
         case .gone: return "when it is back, write reset to ctl or mount again"
         case .notInD0: return "see state"
         case .stillSending: return "read dma/rx, or mount with a longer linger"
-        default: return "see dma/last_error"
+        default: return ""
         }
     }
 }

@@ -59,8 +59,8 @@ public final class SpaceWireDriver: CardDriver {
 
     // The device owns this driver and ends it first.
     unowned let device: Device
-    let transmit: UnsafeMutablePointer<TransmitChannel>
-    let receive: UnsafeMutablePointer<ReceiveChannel>
+    let transmit: TransmitPort
+    let receive: ReceivePort
     let signals: UnsafeMutablePointer<InterruptSignals>
     private let entry: UnsafeMutablePointer<SpaceWireEntry>
     private var window = RegisterWindow.none
@@ -81,10 +81,8 @@ public final class SpaceWireDriver: CardDriver {
         self.device = device
         signals = .allocate(capacity: 1)
         signals.initialize(to: InterruptSignals(deferred: device.deferred))
-        transmit = .allocate(capacity: 1)
-        transmit.initialize(to: TransmitChannel(pool: device.pool, signals: signals))
-        receive = .allocate(capacity: 1)
-        receive.initialize(to: ReceiveChannel(pool: device.pool, signals: signals))
+        transmit = TransmitPort(pool: device.pool, signals: signals)
+        receive = ReceivePort(pool: device.pool, signals: signals)
         entry = .allocate(capacity: 1)
         entry.initialize(to: SpaceWireEntry(transmit: transmit, receive: receive))
 
@@ -98,8 +96,8 @@ public final class SpaceWireDriver: CardDriver {
         signals.pointee.errorCall = device.deferred.pointee.register(context: context) { context in
             Unmanaged<SpaceWireDriver>.fromOpaque(context).takeUnretainedValue().recover(.busError, .ioDeviceError)
         }
-        transmit.pointee.call = signals.pointee.transmitCall
-        receive.pointee.call = signals.pointee.receiveCall
+        transmit.control { $0.call = signals.pointee.transmitCall }
+        receive.control { $0.call = signals.pointee.receiveCall }
         device.interrupt.pointee.setServiceRoutine(context: UnsafeMutableRawPointer(signals)) { context, vector in
             serveSpaceWire(context, vector)
         }
@@ -108,10 +106,8 @@ public final class SpaceWireDriver: CardDriver {
     deinit {
         entry.deinitialize(count: 1)
         entry.deallocate()
-        transmit.deinitialize(count: 1)
-        transmit.deallocate()
-        receive.deinitialize(count: 1)
-        receive.deallocate()
+        transmit.destroy()
+        receive.destroy()
         signals.deinitialize(count: 1)
         signals.deallocate()
     }
@@ -153,8 +149,8 @@ public final class SpaceWireDriver: CardDriver {
         )
         let transmitRing = DescriptorRing(buffer: transmitTable, count: TransmitChannel.ringCount)
         let receiveRing = DescriptorRing(buffer: receiveTable, count: ReceiveChannel.slotCount)
-        TransmitChannel.control(transmit) { $0.attach(context, ring: transmitRing) }
-        ReceiveChannel.control(receive) { $0.attach(context, ring: receiveRing, data: receiveData) }
+        transmit.control { $0.attach(context, ring: transmitRing) }
+        receive.control { $0.attach(context, ring: receiveRing, data: receiveData) }
         signals.pointee.window = window
         signals.pointee.receiveRing = receiveRing
         signals.pointee.hasOneVector = (device.function.interruptVectors[.msix] ?? 0) < 4
@@ -162,8 +158,8 @@ public final class SpaceWireDriver: CardDriver {
 
     /// Forgets what ``prepareHardware(_:)`` got; the framework unmaps and frees it.
     public func releaseHardware() {
-        TransmitChannel.control(transmit) { $0.detach() }
-        ReceiveChannel.control(receive) { $0.detach() }
+        transmit.control { $0.detach() }
+        receive.control { $0.detach() }
         signals.pointee.receiveRing = nil
         signals.pointee.window = .none
         transmitTable = nil
@@ -195,25 +191,25 @@ public final class SpaceWireDriver: CardDriver {
 
     /// Starts both rings.
     public func startIO() {
-        ReceiveChannel.control(receive) { $0.start() }
-        TransmitChannel.control(transmit) { $0.start() }
+        receive.control { $0.start() }
+        transmit.control { $0.start() }
     }
 
     /// Stops both rings; what was accepted and not sent is lost, and told to those who wrote it.
     public func suspendIO() {
-        TransmitChannel.control(transmit) { $0.hold() }
-        ReceiveChannel.control(receive) { $0.hold() }
+        transmit.control { $0.hold() }
+        receive.control { $0.hold() }
         window.store32(Self.control | SpaceWireLayout.Control.dmaReset, SpaceWireLayout.control)
-        let lost = TransmitChannel.control(transmit) { $0.reclaim(.requestAborted, .discarded, endPacket: false) }
+        let lost = transmit.control { $0.reclaim(.requestAborted, .discarded, endPacket: false) }
         waitForReplies()
-        ReceiveChannel.control(receive) { $0.countDiscarded() }
+        receive.control { $0.countDiscarded() }
         if lost > 0 { reportLoss(lost, "data", .requestAborted, .discarded) }
     }
 
     /// Replies that are being made from the ring end by themselves: each is one system call.
     private func waitForReplies() {
         for _ in 0..<10_000 {
-            if !ReceiveChannel.control(receive, { $0.isInUse }) { return }
+            if !receive.control({ $0.isInUse }) { return }
             usleep(100)
         }
     }

@@ -3,8 +3,8 @@ import DriverCore
 
 /// The crossing from the file layer: sorts requests to the two channels.
 struct SpaceWireEntry {
-    let transmit: UnsafeMutablePointer<TransmitChannel>
-    let receive: UnsafeMutablePointer<ReceiveChannel>
+    let transmit: TransmitPort
+    let receive: ReceivePort
 
     /// The table of entry points for the record at `entry`.
     static func table(_ entry: UnsafeMutablePointer<SpaceWireEntry>) -> chw_entry_points {
@@ -21,8 +21,8 @@ struct SpaceWireEntry {
     let entry = context.assumingMemoryBound(to: SpaceWireEntry.self)
     let record = request.assumingMemoryBound(to: RequestRecord.self)
     switch record.pointee.kind {
-    case .read: ReceiveChannel.perform(entry.pointee.receive) { $0.submit(record) }
-    case .write, .barrier, .close: TransmitChannel.perform(entry.pointee.transmit) { $0.submit(record) }
+    case .read: entry.pointee.receive.perform { $0.submit(record) }
+    case .write, .barrier, .close: entry.pointee.transmit.perform { $0.submit(record) }
     }
 }
 
@@ -30,8 +30,8 @@ struct SpaceWireEntry {
     let entry = context.assumingMemoryBound(to: SpaceWireEntry.self)
     let record = request.assumingMemoryBound(to: RequestRecord.self)
     switch record.pointee.kind {
-    case .read: ReceiveChannel.perform(entry.pointee.receive) { $0.withdraw(record) }
-    case .write, .barrier, .close: TransmitChannel.perform(entry.pointee.transmit) { $0.withdraw(record) }
+    case .read: entry.pointee.receive.perform { $0.withdraw(record) }
+    case .write, .barrier, .close: entry.pointee.transmit.perform { $0.withdraw(record) }
     }
 }
 
@@ -39,9 +39,9 @@ struct SpaceWireEntry {
     let entry = context.assumingMemoryBound(to: SpaceWireEntry.self)
     var isReady = false
     if direction == 0 {
-        TransmitChannel.perform(entry.pointee.transmit) { isReady = $0.isWritable() }
+        entry.pointee.transmit.perform { isReady = $0.isWritable() }
         return isReady ? UInt32(POLLOUT) | UInt32(POLLWRNORM) : 0
     }
-    ReceiveChannel.perform(entry.pointee.receive) { isReady = $0.isReadable() }
+    entry.pointee.receive.perform { isReady = $0.isReadable() }
     return isReady ? UInt32(POLLIN) | UInt32(POLLRDNORM) : 0
 }

@@ -22,8 +22,8 @@ struct TransmitMark {
 /// Bytes to the card: a ring of descriptors that the card reads through its IOMMU.
 ///
 /// Writes are posted: a write is complete when its descriptors are in the ring, and its memory belongs to the ring until the
-/// card has read it. One write at a time may wait for room; those behind it wait in the queue. `lock` guards everything
-/// but the words marked atomic.
+/// card has read it. One write at a time may wait for room; those behind it wait in the queue. The port's lock guards
+/// everything.
 struct TransmitChannel: ~Copyable {
     /// Descriptors in the ring.
     static var ringCount: Int { @_noLocks get { 512 } }
@@ -31,8 +31,6 @@ struct TransmitChannel: ~Copyable {
     /// stay in the processor's cache.
     static var maximumPostedBuffers: Int { @_noLocks get { 6 } }
 
-    let lock: Lock
-    let pool: UnsafeMutablePointer<RequestPool>
     var context: ChannelContext?
     var ring: DescriptorRing?
     let marks: UnsafeMutablePointer<TransmitMark>
@@ -68,17 +66,14 @@ struct TransmitChannel: ~Copyable {
     var plan = TransferPlan()
     var counters = TransmitCounters()
 
-    init(pool: UnsafeMutablePointer<RequestPool>, signals: UnsafeMutablePointer<InterruptSignals>) {
-        self.pool = pool
+    init(signals: UnsafeMutablePointer<InterruptSignals>) {
         self.signals = signals
-        lock = Lock()
         marks = .allocate(capacity: Self.ringCount)
         marks.initialize(repeating: TransmitMark(), count: Self.ringCount)
     }
 
     deinit {
         marks.deallocate()
-        lock.destroy()
     }
 }
 
@@ -93,40 +88,6 @@ struct TransmitCounters {
     var directRequests: UInt64 = 0
     var timeouts: UInt64 = 0
     var recoveries: UInt64 = 0
-}
-
-extension TransmitChannel {
-    /// Runs a closure with the lock held, then completes what was decided, without it.
-    ///
-    /// The functions below are for such closures: what they read of the channel they may keep, since nobody else changes it
-    /// until they return.
-    @_noLocks static func perform(
-        _ channel: UnsafeMutablePointer<TransmitChannel>,
-        _ body: (inout TransmitChannel) -> Void
-    ) {
-        channel.pointee.lock.lock()
-        body(&channel.pointee)
-        finish(channel)
-    }
-
-    /// ``perform(_:_:)`` for the control path, where a closure may do as it likes.
-    static func control<Result>(
-        _ channel: UnsafeMutablePointer<TransmitChannel>,
-        _ body: (inout TransmitChannel) -> Result
-    ) -> Result {
-        channel.pointee.lock.lock()
-        let result = body(&channel.pointee)
-        finish(channel)
-        return result
-    }
-
-    @_noLocks private static func finish(_ channel: UnsafeMutablePointer<TransmitChannel>) {
-        var list = channel.pointee.decided
-        channel.pointee.decided = CompletionList()
-        let pool = channel.pointee.pool
-        channel.pointee.lock.unlock()
-        if !list.isEmpty { list.completeAll(pool) }
-    }
 }
 
 // MARK: - The path of a write

@@ -182,8 +182,8 @@ extension CardFileSystem {
         func now() -> UInt32 {
             switch handle.pointee.kind {
             case .transmit, .receive:
-                guard var entry = mount.pointee.entry else { return 0 }
-                return chw_entry_readiness(&entry, handle.pointee.kind == .transmit ? 0 : 1)
+                guard let entry = mount.pointee.entry else { return 0 }
+                return chw_entry_readiness(entry, handle.pointee.kind == .transmit ? 0 : 1)
             case .interruptLog:
                 let isReady =
                     handle.pointee.textLength > 0 || handle.pointee.cursor < device.interrupt.pointee.log.end

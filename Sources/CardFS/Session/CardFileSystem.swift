@@ -79,7 +79,6 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         let link = TreeLink()
         tree = TreeBuilder(device: device, options: options, failures: failures, mount: mount, link: link).build()
         mount.pointee.fileSystem = Unmanaged.passUnretained(self)
-        mount.pointee.entry = device.entryPoints
         var hooks = Device.FileLayerHooks()
         hooks.failed = { [failures] code, path, sentence in
             failures.record(code: code, path: path, pid: 0, sentence: sentence)
@@ -108,6 +107,8 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     public func close() {
         endWaiting()
         device.close()
+        // The hooks hold what holds the device.
+        device.setHooks(Device.FileLayerHooks())
         mount.pointee.fileSystem = nil
     }
 
@@ -120,9 +121,9 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     /// Answers every request that waits, so that the mount can end: ENODEV.
     func endWaiting() {
         interruptReaders.endAll(ENODEV)
-        guard var entry = mount.pointee.entry else { return }
+        guard let entry = mount.pointee.entry else { return }
         for record in device.pool.pointee.claimWaiting() {
-            chw_entry_withdraw(&entry, record)
+            chw_entry_withdraw(entry, record)
             endEarly(mount, record, .deviceNotConnected, .gone)
         }
         poll.destroyAll()

@@ -52,9 +52,9 @@ func cancelRequest(_ request: fuse_req_t?, _ data: UnsafeMutableRawPointer?) {
     guard let request, let context = fuse_req_userdata(request) else { return }
     let mount = context.assumingMemoryBound(to: MountState.self)
     let cookie = UInt64(UInt(bitPattern: data))
-    guard case .claimed = mount.pointee.pool.pointee.cancel(cookie), var entry = mount.pointee.entry else { return }
+    guard case .claimed = mount.pointee.pool.pointee.cancel(cookie), let entry = mount.pointee.entry else { return }
     let record = mount.pointee.pool.pointee.record(at: cookie)
-    chw_entry_withdraw(&entry, record)
+    chw_entry_withdraw(entry, record)
     endEarly(mount, record, .cancelled, .interrupted)
 }
 

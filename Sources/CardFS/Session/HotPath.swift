@@ -180,7 +180,7 @@ import Synchronization
     _ record: UnsafeMutablePointer<RequestRecord>
 ) {
     record.pointee.replyContext = UnsafeMutableRawPointer(request)
-    guard mount.pointee.entry != nil else {
+    guard let entry = mount.pointee.entry else {
         IORequest(taking: record, of: mount.pointee.pool).complete(.deviceNotReady, cause: .notInD0)
         return
     }
@@ -189,7 +189,7 @@ import Synchronization
         let cookie = UnsafeMutableRawPointer(bitPattern: UInt(record.pointee.cookie()))
         cfuse_on_interrupt(request, cancelRequest, cookie)
     }
-    withUnsafePointer(to: &mount.pointee.entry!) { chw_entry_submit($0, record) }
+    chw_entry_submit(entry, record)
 }
 
 // MARK: - Registers

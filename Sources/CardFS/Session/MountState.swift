@@ -10,8 +10,8 @@ struct MountState: ~Copyable {
     let arena: UnsafeMutablePointer<PayloadArena>
     let registers: UnsafeMutablePointer<RegisterSpace>
     let handles: UnsafeMutablePointer<HandleTable>
-    /// The driver's data path. Set once, when the card has been started for the first time.
-    var entry: chw_entry_points?
+    /// The driver's data path; nil for a card without DMA.
+    let entry: UnsafeMutablePointer<chw_entry_points>?
     /// Shorter requests take the buffered path.
     let directThreshold: Int
     /// The window of BAR0 that `bar0` and `offset` reach.
@@ -34,6 +34,13 @@ struct MountState: ~Copyable {
         pool = device.pool
         arena = device.arena
         registers = device.registers
+        if let points = device.entryPoints {
+            let table = UnsafeMutablePointer<chw_entry_points>.allocate(capacity: 1)
+            table.initialize(to: points)
+            entry = table
+        } else {
+            entry = nil
+        }
         handles = .allocate(capacity: 1)
         handles.initialize(to: HandleTable())
         directThreshold = options.directThreshold
@@ -49,6 +56,7 @@ struct MountState: ~Copyable {
         handles.deinitialize(count: 1)
         handles.deallocate()
         owners.deallocate()
+        entry?.deallocate()
     }
 }
 

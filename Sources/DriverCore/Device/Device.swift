@@ -5,7 +5,10 @@ public import PCIBus
 ///
 /// Control functions are for passive level and serialise on one lock. What the data path needs lies behind the pointers
 /// below, which are valid as long as the device.
-public final class Device: @unchecked Sendable {  // state is guarded by `lock`; the pointers lead to records with locks of their own
+///
+/// The unchecked conformance is sound because state is guarded by a lock, and the pointers lead to records with locks of
+/// their own.
+public final class Device: @unchecked Sendable {
     /// The function on its bus.
     public let function: any PCIFunction
     /// What the function says it is.

@@ -1,0 +1,60 @@
+import CHardware
+import DriverCore
+import PCIBus
+
+/// The way to a receive channel: its lock, which lies apart from what it guards, and where it is. A trivial value.
+struct ReceivePort {
+    private let lock = Lock()
+    private let pool: UnsafeMutablePointer<RequestPool>
+    private let channel: UnsafeMutablePointer<ReceiveChannel>
+
+    init(pool: UnsafeMutablePointer<RequestPool>, signals: UnsafeMutablePointer<InterruptSignals>) {
+        self.pool = pool
+        channel = .allocate(capacity: 1)
+        channel.initialize(to: ReceiveChannel(signals: signals))
+    }
+
+    /// Frees the channel, which nobody may use any more.
+    func destroy() {
+        channel.deinitialize(count: 1)
+        channel.deallocate()
+        lock.destroy()
+    }
+
+    /// Runs a closure with the lock held, then completes what was decided, without it, and gives the slots that replies came
+    /// from back to the card.
+    ///
+    /// What the closure reads of the channel it may keep: nobody else changes it until it returns.
+    @_noLocks func perform(_ body: (inout ReceiveChannel) -> Void) {
+        lock.lock()
+        body(&channel.pointee)
+        finish()
+    }
+
+    /// ``perform(_:)`` for the control path, where a closure may do as it likes.
+    func control<Result>(_ body: (inout ReceiveChannel) -> Result) -> Result {
+        lock.lock()
+        let result = body(&channel.pointee)
+        finish()
+        return result
+    }
+
+    @_noLocks private func finish() {
+        channel.pointee.repost()
+        var list = channel.pointee.decided
+        channel.pointee.decided = CompletionList()
+        lock.unlock()
+        while let record = list.removeFirst() {
+            let (first, end) = record.pointee.driverContext
+            IORequest(taking: record, of: pool).complete(
+                record.pointee.status,
+                information: record.pointee.information,
+                cause: record.pointee.cause
+            )
+            guard first != end else { continue }
+            lock.lock()
+            channel.pointee.release(first, end)
+            lock.unlock()
+        }
+    }
+}
