@@ -21,7 +21,14 @@ import SimulatedCard
     } catch {
         throw Refusal(error.sentence)
     }
-    return try CardMount(function: function, name: "sim", mountpoint: mountpoint, options: options, clock: clock, logger: logger)
+    return try CardMount(
+        function: function,
+        name: "sim",
+        mountpoint: mountpoint,
+        options: options,
+        clock: clock,
+        logger: logger
+    )
 }
 
 /// A card of any bus with its file system and its session.

@@ -7,11 +7,21 @@ import Synchronization
 extension SpaceWireDriver {
     /// The transmitter's deferred call and timer.
     func transmitDeferred() {
-        let stall = TransmitChannel.control(transmit) { $0.runDeferred() }
-        if case .stalled = stall {
+        switch TransmitChannel.control(transmit, { $0.runDeferred() }) {
+        case .none: break
+        case .lingering:
+            if device.examine() == .gone {
+                recover(.gone, .deviceNotConnected)
+            } else {
+                TransmitChannel.control(transmit) { $0.expireClosing() }
+            }
+        case .stalled:
             let cause = diagnose()
             switch cause {
-            case .receiverFull, .linkDown: TransmitChannel.control(transmit) { $0.expire(cause) }
+            case .receiverFull, .linkDown:
+                TransmitChannel.control(transmit) { $0.expireClosing() }
+                TransmitChannel.control(transmit) { $0.expire(cause) }
+            case .gone: recover(.gone, .deviceNotConnected)
             default: recover(cause, .ioTimeout)
             }
         }
@@ -240,7 +250,7 @@ extension SpaceWireDriver: DMAControl {
         case .packetTooLong: return "write shorter packets, or set dma/framing to stream"
         case .outOfBuffers: return "let some of the waiting writers finish"
         case .wouldBlock: return "poll first"
-        case .gone: return "unmount, and mount again when it is back"
+        case .gone: return "write reset to ctl when it is back"
         case .notInD0: return "see state"
         case .stillSending: return "read dma/rx, or mount with a longer linger"
         default: return "see dma/last_error"

@@ -6,6 +6,8 @@ import PCIBus
 enum TransmitStall {
     /// The card makes progress, or has nothing to do.
     case none
+    /// A close has waited for the linger time.
+    case lingering
     /// Descriptors are with the card and none was finished for the time allowed.
     case stalled
 }
@@ -119,18 +121,33 @@ extension TransmitChannel {
         isTimerSet = false
         reap()
         settle()
-        expireClosing()
-        var stall = TransmitStall.none
+        var stall = hasOverdueClose ? TransmitStall.lingering : .none
         if let context, context.policy.transmitTimeout != 0, head != tail || current != nil,
             context.clock.now() >= lastProgress &+ context.policy.transmitTimeout
         {
             stall = .stalled
         }
+        // The closes that end now would make the timer fire again at once.
+        if case .lingering = stall { return stall }
         setTimer()
         return stall
     }
 
-    private mutating func expireClosing() {
+    private var hasOverdueClose: Bool {
+        guard let context else { return false }
+        let now = context.clock.now()
+        var barrier = barriers.first
+        while let record = barrier {
+            if record.pointee.kind == .close, now >= record.pointee.waitingSince &+ context.policy.linger {
+                return true
+            }
+            barrier = barriers.next(after: record)
+        }
+        return false
+    }
+
+    /// Ends the closes that have waited for the linger time; what was accepted stays in the ring.
+    mutating func expireClosing() {
         guard let context else { return }
         let now = context.clock.now()
         var barrier = barriers.first
@@ -143,6 +160,7 @@ extension TransmitChannel {
             counters.timeouts += 1
             decided.add(record, .ioTimeout, cause: .stillSending)
         }
+        setTimer()
     }
 
     /// Ends every wait that has lasted the time allowed without progress; what was accepted stays in the ring.

@@ -24,7 +24,11 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
         let handle = fileSystem.mount.pointee.handles.pointee[number]
         if handle.pointee.flags & O_NONBLOCK != 0 {
             fileSystem.fail(
-                request, handle.pointee.node, EAGAIN, "no interrupt since the last read, and the file is nonblocking: poll first")
+                request,
+                handle.pointee.node,
+                EAGAIN,
+                "no interrupt since the last read, and the file is nonblocking: poll first"
+            )
             return
         }
         let log = fileSystem.device.interrupt

@@ -70,7 +70,12 @@ extension CardFileSystem {
             return
         }
         if bytes.allSatisfy({ $0 == 0xff }), device.examine() == .gone {
-            fail(request, id, ENODEV, "\(device.function.address) does not answer: its configuration space reads all ones")
+            fail(
+                request,
+                id,
+                ENODEV,
+                "\(device.function.address) does not answer: its configuration space reads all ones"
+            )
             return
         }
         _ = cfuse_reply_bytes(request, bytes, bytes.count)
@@ -111,7 +116,12 @@ extension CardFileSystem {
         line = String(line.drop { $0 == " " || $0 == "\t" })
         while line.last == " " || line.last == "\t" { line.removeLast() }
         guard !line.isEmpty, !line.contains("\n"), line.utf8.count <= 4096 else {
-            fail(request, id, EINVAL, line.isEmpty ? "an empty line says nothing" : "one line at a time is written here")
+            fail(
+                request,
+                id,
+                EINVAL,
+                line.isEmpty ? "an empty line says nothing" : "one line at a time is written here"
+            )
             return
         }
         if let write = tree.nodes[node].write {

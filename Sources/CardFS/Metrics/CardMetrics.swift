@@ -9,20 +9,26 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
     var metrics: [Metric] = []
     func add(_ name: String, _ kind: Metric.Kind, _ help: String, _ value: UInt64) {
         metrics.append(
-            Metric("cardfs_" + name, kind, help: help, samples: [Metric.Sample(.integer(value), labels: card)]))
+            Metric("cardfs_" + name, kind, help: help, samples: [Metric.Sample(.integer(value), labels: card)])
+        )
     }
     let state = device.state
     metrics.append(
         Metric(
-            "cardfs_info", .gauge, help: "What is mounted; always 1.",
+            "cardfs_info",
+            .gauge,
+            help: "What is mounted; always 1.",
             samples: [
                 Metric.Sample(
                     .integer(1),
                     labels: card + [
                         Metric.Label("bus", device.function.busName), Metric.Label("driver", device.driverName),
                         Metric.Label("pnp", state.pnp.rawValue), Metric.Label("power", state.power.rawValue),
-                    ])
-            ]))
+                    ]
+                )
+            ]
+        )
+    )
     add("up", .gauge, "Whether the card is started and in D0.", state.pnp == .started && state.power == .d0 ? 1 : 0)
     if let dma = device.dma {
         for counter in dma.counters { add(counter.name, .counter, counter.help, counter.value) }
@@ -31,12 +37,23 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
     let counters = fileSystem.mount
     add("opens_total", .counter, "Files opened.", counters.pointee.counters.opens.load(ordering: .relaxed))
     add(
-        "register_reads_total", .counter, "Reads of registers and BARs.",
-        counters.pointee.counters.registerReads.load(ordering: .relaxed))
+        "register_reads_total",
+        .counter,
+        "Reads of registers and BARs.",
+        counters.pointee.counters.registerReads.load(ordering: .relaxed)
+    )
     add(
-        "register_writes_total", .counter, "Writes to registers and BARs.",
-        counters.pointee.counters.registerWrites.load(ordering: .relaxed))
-    add("failures_total", .counter, "File operations that failed.", counters.pointee.counters.failures.load(ordering: .relaxed))
+        "register_writes_total",
+        .counter,
+        "Writes to registers and BARs.",
+        counters.pointee.counters.registerWrites.load(ordering: .relaxed)
+    )
+    add(
+        "failures_total",
+        .counter,
+        "File operations that failed.",
+        counters.pointee.counters.failures.load(ordering: .relaxed)
+    )
     add("requests_dropped_total", .counter, "Requests the driver dropped unanswered.", device.pool.pointee.droppedCount)
     add("requests_in_flight", .gauge, "Requests under way.", UInt64(device.pool.pointee.inUse))
     add("open_files", .gauge, "Files open now.", UInt64(counters.pointee.handles.pointee.count))

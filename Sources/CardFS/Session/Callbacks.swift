@@ -183,7 +183,13 @@ private func onReadDirectory(
             var attributes = fileSystem.attributes(entry.1)
             let needed = buffer.withUnsafeMutableBufferPointer { buffer in
                 fuse_add_direntry(
-                    request, buffer.baseAddress! + used, size - used, entry.0, &attributes, off_t(index + 1))
+                    request,
+                    buffer.baseAddress! + used,
+                    size - used,
+                    entry.0,
+                    &attributes,
+                    off_t(index + 1)
+                )
             }
             if needed > size - used { break }
             used += needed
@@ -250,7 +256,12 @@ private func onFlush(_ request: fuse_req_t?, _ id: UInt64, _ info: UnsafeMutable
     barrier(request, id, info, .close)
 }
 
-private func onSync(_ request: fuse_req_t?, _ id: UInt64, _ dataOnly: CInt, _ info: UnsafeMutablePointer<fuse_file_info>?) {
+private func onSync(
+    _ request: fuse_req_t?,
+    _ id: UInt64,
+    _ dataOnly: CInt,
+    _ info: UnsafeMutablePointer<fuse_file_info>?
+) {
     barrier(request, id, info, .barrier)
 }
 

@@ -145,7 +145,9 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     func fail(_ request: fuse_req_t?, _ id: UInt64, _ code: CInt, _ sentence: String) {
         mount.pointee.counters.failures.wrappingAdd(1, ordering: .relaxed)
         let pid = request.flatMap { fuse_req_ctx($0) }?.pointee.pid ?? 0
-        failures.record(code: code, path: path(id), pid: pid, sentence: sentence)
+        let path = path(id)
+        // The root has a name too: a field that is empty cannot be counted.
+        failures.record(code: code, path: path.isEmpty ? "." : path, pid: pid, sentence: sentence)
         if let request { _ = fuse_reply_err(request, code) }
     }
 
@@ -171,12 +173,17 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
             fail(request, id, code, sentence)
         case .number(let failure):
             fail(
-                request, id, failure.code,
+                request,
+                id,
+                failure.code,
                 "what was written \(failure.description); write a number such as 4096 or 0x1000"
-                    + (handle.kind == .windowOffset ? "" : ", or data:mask"))
+                    + (handle.kind == .windowOffset ? "" : ", or data:mask")
+            )
         case .outsideWindow:
             fail(
-                request, id, ERANGE,
+                request,
+                id,
+                ERANGE,
                 "the offset lies outside the window: the last one is 0x\(hexadecimal(mount.pointee.windowByteCount - 4, digits: 1))"
             )
         case .failure(let status, let cause):
@@ -202,7 +209,9 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         case .noBAR: return (ENXIO, "\(card) has no BAR\(handle.bar)")
         case .notInD0: return (EAGAIN, "\(card) is not in D0; see state")
         case .gone:
-            return (ENODEV, "\(card) does not answer: its vendor ID is not what it was; unmount, and mount again when it is back")
+            return (
+                ENODEV, "\(card) does not answer: its vendor ID is not what it was; write reset to ctl when it is back"
+            )
         case .protectedBAR:
             return (
                 EACCES,

@@ -27,7 +27,9 @@ func completeRequest(_ context: UnsafeMutableRawPointer, _ request: UnsafeMutabl
     _ mount: UnsafeMutablePointer<MountState>,
     _ record: UnsafeMutablePointer<RequestRecord>
 ) -> Bool {
-    guard record.pointee.status.isSuccess, let request = OpaquePointer(record.pointee.replyContext) else { return false }
+    guard record.pointee.status.isSuccess, let request = OpaquePointer(record.pointee.replyContext) else {
+        return false
+    }
     switch record.pointee.kind {
     case .write:
         _ = fuse_reply_write(request, record.pointee.information)

@@ -47,12 +47,25 @@ import Synchronization
         return writeStream(request, mount, handle, bytes, size)
     case .register:
         return writeRegister(
-            request, mount, bytes, size, bar: handle.pointee.bar, offset: handle.pointee.offset,
-            width: handle.pointee.width)
+            request,
+            mount,
+            bytes,
+            size,
+            bar: handle.pointee.bar,
+            offset: handle.pointee.offset,
+            width: handle.pointee.width
+        )
     case .windowRegister:
         let selected = mount.pointee.windowOffset.load(ordering: .relaxed)
         return writeRegister(
-            request, mount, bytes, size, bar: 0, offset: mount.pointee.windowStart &+ selected, width: .long)
+            request,
+            mount,
+            bytes,
+            size,
+            bar: 0,
+            offset: mount.pointee.windowStart &+ selected,
+            width: .long
+        )
     case .windowOffset:
         return writeWindowOffset(request, mount, bytes, size)
     case .resource:
@@ -60,7 +73,11 @@ import Synchronization
         guard fault == .none else { return .fault(fault) }
         mount.pointee.counters.registerWrites.wrappingAdd(1, ordering: .relaxed)
         let written = mount.pointee.registers.pointee.write(
-            bar: handle.pointee.bar, offset: UInt64(offset), from: bytes, byteCount: size)
+            bar: handle.pointee.bar,
+            offset: UInt64(offset),
+            from: bytes,
+            byteCount: size
+        )
         guard written == .none else { return .fault(written) }
         _ = fuse_reply_write(request, size)
         return .done
@@ -215,7 +232,11 @@ import Synchronization
         }
         withUnsafeMutableBytes(of: &text) { bytes in
             length = HexFormat.hexadecimal(
-                value, digits: 2 &* Int(width.rawValue), newline: true, into: bytes)
+                value,
+                digits: 2 &* Int(width.rawValue),
+                newline: true,
+                into: bytes
+            )
         }
         lock.lock()
         handle.pointee.sample = text
@@ -283,8 +304,10 @@ import Synchronization
     _ size: Int,
     _ offset: Int
 ) -> RegisterFault {
-    guard offset >= 0, AccessWidth(natural: size) != nil || (size & 3 == 0 && size > 0) else { return .misaligned }
-    return .none
+    guard offset >= 0, size > 0 else { return .misaligned }
+    // What was asked for counts, not what is left of it at the end of the BAR.
+    let multiple = AccessWidth(natural: size) != nil ? size : 4
+    return size % multiple == 0 && offset % multiple == 0 ? .none : .misaligned
 }
 
 @_noLocks private func readResource(
@@ -311,7 +334,11 @@ import Synchronization
         var fault = RegisterFault.none
         withUnsafeMutableBytes(of: &value) { bytes in
             fault = mount.pointee.registers.pointee.read(
-                bar: bar, offset: UInt64(offset), into: bytes.baseAddress.unsafelyUnwrapped, byteCount: count)
+                bar: bar,
+                offset: UInt64(offset),
+                into: bytes.baseAddress.unsafelyUnwrapped,
+                byteCount: count
+            )
         }
         guard fault == .none else { return .fault(fault) }
         withUnsafeBytes(of: &value) { bytes in
@@ -324,7 +351,11 @@ import Synchronization
     }
     let payload = mount.pointee.arena.pointee.payload(index)
     let read = mount.pointee.registers.pointee.read(
-        bar: bar, offset: UInt64(offset), into: payload, byteCount: count)
+        bar: bar,
+        offset: UInt64(offset),
+        into: payload,
+        byteCount: count
+    )
     if read == .none { _ = cfuse_reply_bytes(request, payload, count) }
     mount.pointee.arena.pointee.give(.receiveBuffer, index)
     return read == .none ? .done : .fault(read)

@@ -61,7 +61,8 @@ public final class Session: @unchecked Sendable {  // the session object is libf
                 Thread(name: "fuse-\(index)") {
                     receiveAll(session.session, mount.value)
                     receivers.end()
-                })
+                }
+            )
         }
     }
 

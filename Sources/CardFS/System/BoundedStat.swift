@@ -1,5 +1,5 @@
-import CHardware
 import CFuse
+import CHardware
 import Glibc
 import PCIBus
 

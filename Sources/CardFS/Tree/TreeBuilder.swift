@@ -44,23 +44,41 @@ struct TreeBuilder {
         if let bar0 = device.function.baseAddressRegisters.first(where: { $0.index == 0 }) {
             tree.add(
                 Node(
-                    name: "paddr", parent: 1, kind: .text, mode: 0o400, size: 19,
-                    read: { "0x\(hexadecimal(bar0.address.value, digits: 16))\n" }))
+                    name: "paddr",
+                    parent: 1,
+                    kind: .text,
+                    mode: 0o400,
+                    size: 19,
+                    read: { "0x\(hexadecimal(bar0.address.value, digits: 16))\n" }
+                )
+            )
             let directory = tree.addDirectory("regs")
             for register in registers {
                 tree.add(
                     Node(
-                        name: register.name, parent: directory, kind: .register,
+                        name: register.name,
+                        parent: directory,
+                        kind: .register,
                         mode: register.isWritable ? mode(0o660) : 0o444,
                         size: UInt64(2 * register.width.byteCount + 3),
-                        bar: 0, offset: register.offset, width: register.width))
+                        bar: 0,
+                        offset: register.offset,
+                        width: register.width
+                    )
+                )
             }
         }
         for bar in device.function.baseAddressRegisters where bar.kind != .io {
             tree.add(
                 Node(
-                    name: "resource\(bar.index)", parent: 1, kind: .resource, mode: mode(0o660),
-                    size: bar.byteCount, bar: bar.index))
+                    name: "resource\(bar.index)",
+                    parent: 1,
+                    kind: .resource,
+                    mode: mode(0o660),
+                    size: bar.byteCount,
+                    bar: bar.index
+                )
+            )
         }
     }
 
@@ -70,14 +88,25 @@ struct TreeBuilder {
         let device = device
         tree.add(
             Node(
-                name: "config", parent: 1, kind: .configuration, mode: 0o640,
-                size: UInt64(device.function.configurationSize)))
+                name: "config",
+                parent: 1,
+                kind: .configuration,
+                mode: 0o640,
+                size: UInt64(device.function.configurationSize)
+            )
+        )
         let identity = device.identity
         func constant(_ name: String, _ text: String) {
             tree.add(
                 Node(
-                    name: name, parent: 1, kind: .text, mode: 0o444, size: UInt64(text.utf8.count),
-                    read: { text }))
+                    name: name,
+                    parent: 1,
+                    kind: .text,
+                    mode: 0o444,
+                    size: UInt64(text.utf8.count),
+                    read: { text }
+                )
+            )
         }
         constant("vendor", "0x\(hexadecimal(identity.vendor, digits: 4))\n")
         constant("device", "0x\(hexadecimal(identity.device, digits: 4))\n")
@@ -87,19 +116,30 @@ struct TreeBuilder {
         constant("subsystem_device", "0x\(hexadecimal(identity.subsystem, digits: 4))\n")
         tree.add(
             Node(
-                name: "irq", parent: 1, kind: .text, mode: 0o444,
+                name: "irq",
+                parent: 1,
+                kind: .text,
+                mode: 0o444,
                 read: { () throws(FileError) in
                     do throws(BusError) {
                         let line = try device.function.readConfiguration(ConfigurationSpace.interruptLine, .byte)
                         return "\(line == 0xff ? 0 : line)\n"
                     } catch { throw FileError(error) }
-                }))
+                }
+            )
+        )
         constant("resource", resourceText())
         let directory = tree.addDirectory("devices")
         tree.add(
             Node(
-                name: device.function.address.description, parent: directory, kind: .link, mode: 0o777, size: 2,
-                target: ".."))
+                name: device.function.address.description,
+                parent: directory,
+                kind: .link,
+                mode: 0o777,
+                size: 2,
+                target: ".."
+            )
+        )
     }
 
     /// The lines of sysfs: start, end and IORESOURCE flags of six BARs and the ROM.
@@ -130,7 +170,10 @@ struct TreeBuilder {
         tree.add(Node(name: "rx", parent: directory, kind: .receive, mode: mode(0o440)))
         tree.add(
             Node(
-                name: "framing", parent: directory, kind: .text, mode: mode(0o660),
+                name: "framing",
+                parent: directory,
+                kind: .text,
+                mode: mode(0o660),
                 read: { device.dma?.framing == .packet ? "packet\n" : "stream\n" },
                 write: { line throws(FileError) in
                     switch line {
@@ -139,11 +182,18 @@ struct TreeBuilder {
                     default: throw FileError(EINVAL, "\"\(line)\" is no framing; write stream or packet")
                     }
                     mount.value.pointee.packetLimit.store(
-                        line == "packet" ? mount.value.pointee.maximumPacketLength : .max, ordering: .relaxed)
-                }))
+                        line == "packet" ? mount.value.pointee.maximumPacketLength : .max,
+                        ordering: .relaxed
+                    )
+                }
+            )
+        )
         tree.add(
             Node(
-                name: "rx_end", parent: directory, kind: .text, mode: 0o444,
+                name: "rx_end",
+                parent: directory,
+                kind: .text,
+                mode: 0o444,
                 read: {
                     switch device.dma?.lastPacketEnd {
                     case .eop: "EOP\n"
@@ -151,15 +201,27 @@ struct TreeBuilder {
                     case .more: "more\n"
                     default: "none\n"
                     }
-                }))
+                }
+            )
+        )
         tree.add(
             Node(
-                name: "plan", parent: directory, kind: .text, mode: 0o444,
-                read: { Self.planText(device.dma?.lastPlan ?? TransferPlan()) }))
+                name: "plan",
+                parent: directory,
+                kind: .text,
+                mode: 0o444,
+                read: { Self.planText(device.dma?.lastPlan ?? TransferPlan()) }
+            )
+        )
         tree.add(
             Node(
-                name: "last_error", parent: directory, kind: .text, mode: 0o444,
-                read: { device.lastTransferFailure?.text ?? "none\n" }))
+                name: "last_error",
+                parent: directory,
+                kind: .text,
+                mode: 0o444,
+                read: { device.lastTransferFailure?.text ?? "none\n" }
+            )
+        )
     }
 
     private static func planText(_ plan: TransferPlan) -> String {
@@ -186,8 +248,13 @@ struct TreeBuilder {
         let directory = tree.addDirectory("interrupts")
         tree.add(
             Node(
-                name: "count", parent: directory, kind: .text, mode: 0o444,
-                read: { "\(device.interrupt.pointee.log.totalCount)\n" }))
+                name: "count",
+                parent: directory,
+                kind: .text,
+                mode: 0o444,
+                read: { "\(device.interrupt.pointee.log.totalCount)\n" }
+            )
+        )
         tree.add(Node(name: "log", parent: directory, kind: .interruptLog, mode: 0o444))
     }
 
@@ -198,7 +265,10 @@ struct TreeBuilder {
         tree.add(Node(name: "state", parent: 1, kind: .state, mode: 0o444, read: { device.stateText }))
         tree.add(
             Node(
-                name: "ctl", parent: 1, kind: .text, mode: mode(0o660),
+                name: "ctl",
+                parent: 1,
+                kind: .text,
+                mode: mode(0o660),
                 read: { Command.allCases.map { "\($0.rawValue) \($0.summary)\n" }.joined() },
                 command: { line throws(FileError) in
                     guard let command = Command(rawValue: line) else {
@@ -206,14 +276,27 @@ struct TreeBuilder {
                         throw FileError(EINVAL, "\"\(line)\" is no command; the commands are \(known)")
                     }
                     do throws(StatusError) { try command.run(device) } catch { throw FileError(error) }
-                }))
+                }
+            )
+        )
         tree.add(
             Node(
-                name: "metrics.prom", parent: 1, kind: .text, mode: 0o444,
-                read: { link.fileSystem.map(metricsText) ?? "" }))
+                name: "metrics.prom",
+                parent: 1,
+                kind: .text,
+                mode: 0o444,
+                read: { link.fileSystem.map(metricsText) ?? "" }
+            )
+        )
         tree.add(
             Node(
-                name: "last_error", parent: 1, kind: .text, mode: 0o444, read: { failures.text }))
+                name: "last_error",
+                parent: 1,
+                kind: .text,
+                mode: 0o444,
+                read: { failures.text }
+            )
+        )
         let controls = device.function.controls
         guard !controls.isEmpty else { return }
         let directory = tree.addDirectory("sim")
