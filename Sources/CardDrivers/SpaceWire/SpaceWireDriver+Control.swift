@@ -265,7 +265,7 @@ extension SpaceWireDriver: DMAControl {
         case .packetTooLong: return "write shorter packets, or set dma/framing to stream"
         case .outOfBuffers: return "let some of the waiting writers finish"
         case .wouldBlock: return "poll first"
-        case .gone: return "when it is back, write reset to ctl or mount again"
+        case .gone: return "write reset to ctl when it is back"
         case .notInD0: return "see state"
         case .stillSending: return "read dma/rx, or mount with a longer linger"
         default: return ""

@@ -129,6 +129,8 @@ extension CardFileSystem {
         case .text where writes && node.write == nil && node.command == nil, .state where writes,
             .interruptLog where writes:
             return (EACCES, "\(node.name) is only read")
+        case .register where writes && device.registerMap.registers.contains { $0.name == node.name && !$0.isWritable }:
+            return (EACCES, "the register \(node.name) is only read: the card ignores what is written to it")
         default: return nil
         }
     }

@@ -146,7 +146,9 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     func fail(_ request: fuse_req_t?, _ id: UInt64, _ code: CInt, _ sentence: String) {
         mount.pointee.counters.failures.wrappingAdd(1, ordering: .relaxed)
         let pid = request.flatMap { fuse_req_ctx($0) }?.pointee.pid ?? 0
-        failures.record(code: code, path: path(id), pid: pid, sentence: sentence)
+        let path = path(id)
+        // The root has a name too: a field that is empty cannot be counted.
+        failures.record(code: code, path: path.isEmpty ? "." : path, pid: pid, sentence: sentence)
         if let request { _ = fuse_reply_err(request, code) }
     }
 
@@ -209,8 +211,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         case .notInD0: return (EAGAIN, "\(card) is not in D0; see state")
         case .gone:
             return (
-                ENODEV,
-                "\(card) does not answer: its vendor ID is not what it was; unmount, and mount again when it is back"
+                ENODEV, "\(card) does not answer: its vendor ID is not what it was; write reset to ctl when it is back"
             )
         case .protectedBAR:
             return (

@@ -304,8 +304,10 @@ import Synchronization
     _ size: Int,
     _ offset: Int
 ) -> RegisterFault {
-    guard offset >= 0, AccessWidth(natural: size) != nil || (size & 3 == 0 && size > 0) else { return .misaligned }
-    return .none
+    guard offset >= 0, size > 0 else { return .misaligned }
+    // What was asked for counts, not what is left of it at the end of the BAR.
+    let multiple = AccessWidth(natural: size) != nil ? size : 4
+    return size % multiple == 0 && offset % multiple == 0 ? .none : .misaligned
 }
 
 @_noLocks private func readResource(

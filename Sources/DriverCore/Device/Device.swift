@@ -207,30 +207,39 @@ public final class Device: @unchecked Sendable {
     }
 
     /// Resets the card (the `reset` command): out of D0, function level reset, into D0 again. What was under way ends with
-    /// an error that its owner sees.
+    /// an error that its owner sees. A card that has failed, or was gone, is started anew if it answers now.
     public func reset() throws(StatusError) {
         lock.lock()
         defer { lock.unlock() }
-        guard pnp == .started, let driver else {
+        guard pnp == .started || pnp == .failed, let driver else {
             throw StatusError(.deviceNotReady, "\(function.address) is \(pnp.rawValue), not Started: nothing to reset")
         }
-        powerDown(driver)
-        setState(.started, .d3)
+        let wasStarted = pnp == .started
+        if wasStarted {
+            powerDown(driver)
+            setState(.started, .d3)
+        }
         do {
             try function.resetFunction()
         } catch {
-            release(driver)
-            setState(.failed, .d3)
-            throw StatusError(.ioDeviceError, error.sentence)
+            if wasStarted { fail(driver) }
+            throw StatusError(error.code == ENODEV ? .deviceNotConnected : .ioDeviceError, error.sentence)
         }
         do {
+            if !wasStarted { try prepare(driver) }
             try powerUp(driver)
         } catch {
-            release(driver)
-            setState(.failed, .d3)
+            fail(driver)
             throw error
         }
         setState(.started, .d0)
+    }
+
+    /// Gives everything of the card back; whoever asks for a register is told whether it is there at all.
+    private func fail(_ driver: any CardDriver) {
+        release(driver)
+        registers.pointee.close(gone: examine() == .gone)
+        setState(.failed, .d3)
     }
 
     private func prepare(_ driver: any CardDriver) throws(StatusError) {
@@ -364,7 +373,7 @@ public final class Device: @unchecked Sendable {
         currentHooks.failed(
             failure.status.code,
             path,
-            "\(failure.cause); \(failure.bytesLost) bytes lost; \(failure.advice)"
+            "\(failure.cause); \(failure.bytesLost) bytes lost" + (failure.advice.isEmpty ? "" : ": \(failure.advice)")
         )
     }
 
