@@ -34,8 +34,8 @@ enum MountRunner {
         chdir("/")
 
         let service = try BusRegistry.entry(for: card).open(card, mountpoint, options, logger)
-        // Never joined: it waits for signals until the process ends.
-        _ = Thread(name: "signals") {
+        // It waits for signals until the process ends.
+        let signals = Thread(name: "signals") {
             var ending = endingSignals()
             while true {
                 var number: CInt = 0
@@ -44,6 +44,7 @@ enum MountRunner {
                 service.end()
             }
         }
+        signals.detach()
         let status = try service.serve {
             logger.info("mounted \(card) on \(mountpoint)")
             if !ready() { service.end() }

@@ -63,11 +63,7 @@ extension TransmitChannel {
             head += 1
             guard mark.sequence != 0 else { continue }
             lost += UInt64(mark.byteCount)
-            if let stream = mark.stream, stream.pointee.generation == mark.generation {
-                stream.pointee.lostBytes += UInt64(mark.byteCount)
-                stream.pointee.lossStatus = status
-                stream.pointee.lossCause = cause
-            }
+            mark.stream?.pointee.lose(UInt64(mark.byteCount), of: mark.generation, status, cause)
             done = mark.sequence
             giveBack(mark)
         }
@@ -98,11 +94,14 @@ extension TransmitChannel {
             barrier = barriers.next(after: record)
             guard record.pointee.claim() else { continue }
             barriers.remove(record)
-            if let stream = record.pointee.stream, stream.pointee.lossCause == .none {
-                decided.add(record, .success, information: record.pointee.accumulated)
-            } else {
-                decided.add(record, status, cause: cause)
+            if let stream = record.pointee.stream {
+                guard let loss = stream.pointee.lost else {
+                    decided.add(record, .success, information: record.pointee.accumulated)
+                    continue
+                }
+                record.pointee.lostBytes = loss.byteCount
             }
+            decided.add(record, status, cause: cause)
         }
     }
 

@@ -99,8 +99,9 @@ extension TransmitChannel {
         reap()
         if isGone {
             decided.add(record, .deviceNotConnected, cause: .gone)
-        } else if let stream = record.pointee.stream, stream.pointee.lossCause != .none {
-            decided.add(record, stream.pointee.lossStatus, cause: stream.pointee.lossCause)
+        } else if let loss = record.pointee.stream?.pointee.lost {
+            record.pointee.lostBytes = loss.byteCount
+            decided.add(record, loss.status, cause: loss.cause)
         } else if record.pointee.kind == .write {
             submitWrite(record)
         } else {
@@ -135,7 +136,7 @@ extension TransmitChannel {
     }
 
     @_noLocks private mutating func submitBarrier(_ record: UnsafeMutablePointer<RequestRecord>) {
-        let target = record.pointee.stream?.pointee.lastSequence ?? accepted
+        let target = record.pointee.stream?.pointee.lastAccepted ?? accepted
         if target <= done {
             decided.add(record, .success)
             return
@@ -207,12 +208,12 @@ extension TransmitChannel {
         marks[Int(truncatingIfNeeded: tail &- 1) & (Self.ringCount &- 1)] = TransmitMark(
             sequence: accepted,
             stream: stream,
-            generation: stream?.pointee.generation ?? 0,
+            generation: stream?.pointee.opening() ?? 0,
             byteCount: record.pointee.length,
             storage: record.pointee.storage,
             bufferIndex: record.pointee.bufferIndex
         )
-        stream?.pointee.lastSequence = accepted
+        stream?.pointee.accept(accepted)
         ring.release(first)
         context.ring(SpaceWireLayout.Control.transmitStart)
 

@@ -157,8 +157,8 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         let kind = record.pointee.kind
         let node = tree.child("dma", of: 1).flatMap { tree.child(kind == .read ? "rx" : "tx", of: $0) } ?? 1
         var sentence = device.dma?.sentence(for: record.pointee.cause, kind: kind) ?? status.name
-        if let stream = record.pointee.stream, stream.pointee.lostBytes > 0, kind != .read {
-            sentence = "\(stream.pointee.lostBytes) bytes accepted earlier were lost: " + sentence
+        if record.pointee.lostBytes > 0 {
+            sentence = "\(record.pointee.lostBytes) bytes accepted earlier were lost: " + sentence
         }
         fail(request, UInt64(node), status.code, sentence)
     }

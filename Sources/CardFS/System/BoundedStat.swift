@@ -25,7 +25,7 @@ public enum BoundedStat {
         }
         let answer = Answer()
         let deadline = chw_clock_nanoseconds(CLOCK_MONOTONIC) + UInt64(seconds) * 1_000_000_000
-        _ = Thread(name: "stat") {
+        let asker = Thread(name: "stat") {
             var attributes = stat()
             let outcome: Outcome =
                 stat(path, &attributes) == 0
@@ -35,6 +35,7 @@ public enum BoundedStat {
                 answer.lock.signal()
             }
         }
+        asker.detach()
         return answer.lock.locked {
             while answer.outcome == nil, answer.lock.wait(until: deadline) {}
             return answer.outcome ?? .noAnswer

@@ -59,6 +59,7 @@ public struct RequestPool: ~Copyable {
         record.pointee.information = 0
         record.pointee.cause = .none
         record.pointee.segmentCount = 0
+        record.pointee.lostBytes = 0
         record.pointee.accumulated = 0
         record.pointee.sequence = 0
         record.pointee.driverContext = (0, 0)

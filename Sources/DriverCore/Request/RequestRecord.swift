@@ -115,6 +115,8 @@ public struct RequestRecord: ~Copyable {
     public var information: Int
     /// Why it failed.
     public var cause: FailureCause
+    /// Bytes lost earlier that this request tells of.
+    public var lostBytes: UInt64
     /// Pieces of memory a read answers with; valid until the completion routine returns.
     public var segments: UnsafeMutablePointer<Segment>
     /// Pieces in ``segments``.
@@ -145,6 +147,7 @@ public struct RequestRecord: ~Copyable {
         status = .pending
         information = 0
         cause = .none
+        lostBytes = 0
         segments = .allocate(capacity: Self.maximumSegments)
         segmentCount = 0
         waitingSince = 0

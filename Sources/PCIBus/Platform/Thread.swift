@@ -1,6 +1,6 @@
 import CHardware
 
-/// A thread of the daemon, which is joined exactly once.
+/// A thread of the daemon, which is joined or detached exactly once.
 public struct Thread: @unchecked Sendable {  // the handle is an integer
     private let handle: pthread_t
 
@@ -52,6 +52,9 @@ public struct Thread: @unchecked Sendable {  // the handle is an integer
         sigaddset(&set, SIGUSR1)
         pthread_sigmask(SIG_UNBLOCK, &set, nil)
     }
+
+    /// Lets the thread go: nobody will join it, because it may never end.
+    public func detach() { pthread_detach(handle) }
 
     /// Waits for the thread to end.
     public func join() { pthread_join(handle, nil) }
