@@ -1,5 +1,5 @@
 import PCIBus
-public import Synchronization
+import Synchronization
 
 /// What the driver keeps for one open file of a DMA stream, at a fixed address as long as the device.
 ///
