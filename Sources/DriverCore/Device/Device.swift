@@ -5,7 +5,7 @@ public import PCIBus
 ///
 /// Control functions are for passive level and serialise on one lock. What the data path needs lies behind the pointers
 /// below, which are valid as long as the device.
-public final class Device: @unchecked Sendable {  // state is guarded by `lock`; the pointers lead to records with locks of their own
+public final class Device: @unchecked Sendable {  // state has locks; the pointers lead to records with their own
     /// The function on its bus.
     public let function: any PCIFunction
     /// What the function says it is.
@@ -178,7 +178,8 @@ public final class Device: @unchecked Sendable {  // state is guarded by `lock`;
         do {
             try prepare(driver)
         } catch {
-            // releaseHardware follows a prepareHardware that failed: only the driver knows how far it came.
+            // releaseHardware follows a prepareHardware that failed: only the driver knows how far it came. It does not follow
+            // when the driver was not asked.
             release(driver)
             setState(.failed, .d3)
             throw error
@@ -247,11 +248,13 @@ public final class Device: @unchecked Sendable {  // state is guarded by `lock`;
         } catch {
             throw StatusError(.unsuccessful, "\(error)")
         }
+        ownsHardware = true
         try driver.prepareHardware(resources)
     }
 
     private func release(_ driver: any CardDriver) {
-        driver.releaseHardware()
+        if ownsHardware { driver.releaseHardware() }
+        ownsHardware = false
         adapter?.releaseAll()
         arenaBuffer = nil
         adapter = nil
@@ -337,6 +340,8 @@ public final class Device: @unchecked Sendable {  // state is guarded by `lock`;
     // MARK: For drivers
 
     private var mappedBARs: [Int] = []
+    /// The driver was asked to prepare the hardware, so that it must be asked to release it.
+    private var ownsHardware = false
 
     /// Maps a memory resource (MmMapIoSpace). Throws ``Status/deviceConfigurationError`` for a BAR that is not there and
     /// ``Status/insufficientResources`` when it cannot be mapped. The framework unmaps it after releaseHardware.
