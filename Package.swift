@@ -100,6 +100,24 @@ let package = Package(
             swiftSettings: swiftSettings
         ),
         .testTarget(
+            name: "DriverCoreTests",
+            dependencies: ["DriverCore", "PCIBus", "CHardware"],
+            swiftSettings: swiftSettings
+        ),
+        .testTarget(
+            name: "CardDriversTests",
+            dependencies: ["CardDrivers", "SimulatedCard", "DriverCore", "PCIBus", "CHardware"],
+            swiftSettings: swiftSettings
+        ),
+        .testTarget(
+            name: "ProtocolTests",
+            dependencies: [
+                "CardFS", "CardDrivers", "SimulatedCard", "DriverCore", "PCIBus", "CFuse", "CHardware", "CProbe",
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: swiftSettings
+        ),
+        .testTarget(
             name: "CardFSTests",
             dependencies: ["CardFS", "PCIBus", "CProbe", .product(name: "Logging", package: "swift-log")],
             swiftSettings: swiftSettings

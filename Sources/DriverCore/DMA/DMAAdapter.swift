@@ -34,6 +34,8 @@ public final class DMAAdapter {
 
     /// The map registers one transfer of the greatest length needs: one for each page it can touch.
     public let mapRegisterCount: Int
+    /// The registers themselves, once ``reserveMapRegisters(_:)`` has made them.
+    public private(set) var mapRegisters: MapRegisterFile?
 
     /// Makes an adapter (IoGetDmaAdapter). Throws ``Status/invalidParameter`` for an address width outside 1…64, an empty
     /// maximum length or an alignment that is no power of two.
@@ -68,6 +70,23 @@ public final class DMAAdapter {
             function.freeMemory(memory)
             throw error
         }
+    }
+
+    /// Makes `count` map registers (one for each page of the greatest transfer through them), for memory that lies in no common
+    /// buffer. Throws ``Status/insufficientResources``, and ``Status/invalidDeviceState`` when there are some already.
+    public func reserveMapRegisters(_ count: Int) throws(StatusError) {
+        guard mapRegisters == nil else {
+            throw StatusError(.invalidDeviceState, "\(function.address) has its map registers already")
+        }
+        mapRegisters = MapRegisterFile(buffer: try allocateCommonBuffer(byteCount: count * Page.size))
+    }
+
+    /// The runs of a buffer that lies in one of the common buffers; nil if it does not.
+    func commonBufferList(of mdl: MemoryDescriptorList) -> ScatterGatherList? {
+        for entry in buffers {
+            if let list = entry.buffer.scatterGatherList(of: mdl) { return list }
+        }
+        return nil
     }
 
     /// Maps memory that outlives this adapter, such as the payload arena of a mount.
@@ -118,6 +137,7 @@ public final class DMAAdapter {
 
     /// Unmaps everything, the last first (PutDmaAdapter after the buffers are freed).
     public func releaseAll() {
+        mapRegisters = nil
         for entry in buffers.reversed() { try? freeCommonBuffer(entry.buffer) }
     }
 

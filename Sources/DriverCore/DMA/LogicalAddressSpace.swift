@@ -20,15 +20,16 @@ public struct LogicalAddressSpace: Sendable {
     public mutating func take(byteCount: Int, alignment: UInt64, boundary: UInt64 = 0) -> LogicalAddress? {
         precondition(byteCount > 0 && alignment >= UInt64(Page.size) && alignment & (alignment - 1) == 0)
         let size = UInt64(Page.roundedUp(byteCount))
+        func crosses(_ start: UInt64) -> Bool {
+            boundary != 0 && start / boundary != (start &+ (size - 1)) / boundary
+        }
         for (index, range) in free.enumerated() {
-            var start = (range.lowerBound + alignment - 1) & ~(alignment - 1)
-            if boundary != 0, size <= boundary, start / boundary != (start + size - 1) / boundary {
-                start = (start + boundary - 1) & ~(boundary - 1)
+            guard var start = Self.roundedUp(range.lowerBound, to: alignment) else { continue }
+            if crosses(start) {
+                guard let next = Self.roundedUp(start, to: boundary) else { continue }
+                start = next
             }
-            guard start >= range.lowerBound, start <= range.upperBound, range.upperBound - start >= size - 1 else {
-                continue
-            }
-            if boundary != 0, start / boundary != (start + size - 1) / boundary { continue }
+            guard start <= range.upperBound, range.upperBound - start >= size - 1, !crosses(start) else { continue }
             free.remove(at: index)
             if start + (size - 1) < range.upperBound { free.insert(start + size...range.upperBound, at: index) }
             if start > range.lowerBound { free.insert(range.lowerBound...start - 1, at: index) }
@@ -36,6 +37,12 @@ public struct LogicalAddressSpace: Sendable {
             return LogicalAddress(start)
         }
         return nil
+    }
+
+    /// The next multiple of a power of two; nil when there is none below 2^64.
+    private static func roundedUp(_ address: UInt64, to multiple: UInt64) -> UInt64? {
+        let (sum, isBeyond) = address.addingReportingOverflow(multiple - 1)
+        return isBeyond ? nil : sum & ~(multiple - 1)
     }
 
     /// Gives back what ``take(byteCount:alignment:boundary:)`` handed out; false if it did not.

@@ -181,7 +181,8 @@ public final class Device: @unchecked Sendable {
         do {
             try prepare(driver)
         } catch {
-            // releaseHardware follows a prepareHardware that failed: only the driver knows how far it came.
+            // releaseHardware follows a prepareHardware that failed: only the driver knows how far it came. It does not follow
+            // when the driver was not asked.
             release(driver)
             setState(.failed, .d3)
             throw error
@@ -259,11 +260,13 @@ public final class Device: @unchecked Sendable {
         } catch {
             throw StatusError(.unsuccessful, "\(error)")
         }
+        ownsHardware = true
         try driver.prepareHardware(resources)
     }
 
     private func release(_ driver: any CardDriver) {
-        driver.releaseHardware()
+        if ownsHardware { driver.releaseHardware() }
+        ownsHardware = false
         adapter?.releaseAll()
         arenaBuffer = nil
         adapter = nil
@@ -349,6 +352,8 @@ public final class Device: @unchecked Sendable {
     // MARK: For drivers
 
     private var mappedBARs: [Int] = []
+    /// The driver was asked to prepare the hardware, so that it must be asked to release it.
+    private var ownsHardware = false
 
     /// Maps a memory resource (MmMapIoSpace). Throws ``Status/deviceConfigurationError`` for a BAR that is not there and
     /// ``Status/insufficientResources`` when it cannot be mapped. The framework unmaps it after releaseHardware.

@@ -1,0 +1,161 @@
+import CHardware
+import PCIBus
+import Testing
+
+@testable import DriverCore
+
+@Suite struct RegisterSpaceTests {
+    let function: FakeFunction
+    let device: Device
+
+    init() throws {
+        function = FakeFunction(bars: [0: 4096, 2: 256, 4: 64])
+        device = try makeDevice(function)
+        try device.start()
+        function.bars.values.forEach { $0.accesses = [] }
+        function.vendorReads = 0
+    }
+
+    private var registers: UnsafeMutablePointer<RegisterSpace> { device.registers }
+
+    private func read(_ bar: Int, _ offset: UInt64, _ width: AccessWidth) -> (RegisterFault, UInt64) {
+        var value: UInt64 = 0
+        let fault = registers.pointee.read(bar: bar, offset: offset, width: width, into: &value)
+        return (fault, value)
+    }
+
+    @Test(arguments: [
+        (0, 0, AccessWidth.long, RegisterFault.none), (0, 4092, .long, .none), (0, 4095, .byte, .none),
+        (0, 4088, .quad, .none),
+        (0, 4096, .long, .outOfRange), (0, 4096, .byte, .outOfRange), (0, 0xffff_ffff_ffff_fffc, .long, .outOfRange),
+        (0, 0x1_0000_0000, .long, .outOfRange), (0, 1, .word, .misaligned), (0, 2, .long, .misaligned),
+        (0, 4, .quad, .misaligned),
+        (0, 4094, .long, .misaligned), (1, 0, .long, .noBAR), (3, 0, .byte, .noBAR), (-1, 0, .long, .noBAR),
+        (6, 0, .long, .noBAR),
+        (4, 60, .long, .none), (4, 64, .long, .outOfRange), (4, 56, .quad, .none),
+    ])
+    func `an access is refused before it is made, or made once`(
+        bar: Int,
+        offset: UInt64,
+        width: AccessWidth,
+        fault: RegisterFault
+    ) {
+        #expect(read(bar, offset, width).0 == fault)
+        #expect(function.bars.values.flatMap(\.accesses) == (fault == .none ? ["r\(width.rawValue)@\(offset)"] : []))
+        if bar == 0 && offset != 8 {
+            function.bars[0]!.accesses = []
+            #expect(registers.pointee.write(bar: bar, offset: offset, width: width, 0x11) == fault)
+            #expect(function.bars[0]!.accesses == (fault == .none ? ["w\(width.rawValue)@\(offset)=11"] : []))
+        }
+    }
+
+    @Test(arguments: AccessWidth.allCases)
+    func `a value has exactly the bits of its width`(width: AccessWidth) {
+        #expect(registers.pointee.write(bar: 0, offset: 64, width: width, 0xf1e2_d3c4_b5a6_9788) == .none)
+        let expected = 0xf1e2_d3c4_b5a6_9788 & width.allOnes
+        #expect(read(0, 64, width) == (.none, expected))
+        #expect(function.bars[0]!.bytes[64 + width.byteCount] == 0x5a)
+    }
+
+    @Test(arguments: AccessWidth.allCases, [0, UInt64.max])
+    func `all ones and zero are believed only when the vendor ID is there`(width: AccessWidth, value: UInt64) {
+        function.bars[0]!.constant = value
+        #expect(read(0, 64, width) == (.none, value & width.allOnes))
+        #expect(function.vendorReads == 1 && function.bars[0]!.accesses.count == 1)
+        function.put(0xffff, at: 0)
+        #expect(read(0, 64, width).0 == .gone)
+        function.bars[0]!.constant = 0x1234_5678_9abc_def1
+        function.vendorReads = 0
+        #expect(read(0, 64, width).0 == .none && function.vendorReads == 0)
+    }
+
+    @Test func `a suspicious value of a card that does not decode, or sleeps, says so`() {
+        function.bars[0]!.constant = .max
+        function.put(0, at: ConfigurationSpace.command)
+        #expect(read(0, 0, .long).0 == .decodingOff)
+        function.put(0x10, at: ConfigurationSpace.status)
+        function.configuration[0x34] = 0x40
+        function.put(0x0001, at: 0x40)
+        function.put(3, at: 0x44)
+        #expect(read(0, 0, .long).0 == .notInD0)
+    }
+
+    @Test(arguments: [
+        (8, 4, RegisterFault.driverOwned), (8, 1, .driverOwned), (11, 1, .driverOwned), (12, 4, .none), (4, 4, .none),
+        (8, 8, .driverOwned), (0, 8, .none), (0, 12, .driverOwned), (0, 8, .none), (12, 12, .none),
+    ])
+    func `a write that touches a register of the driver is refused whole`(
+        offset: UInt64,
+        byteCount: Int,
+        fault: RegisterFault
+    ) {
+        let bytes = [UInt8](repeating: 0x77, count: byteCount)
+        let before = function.bars[0]!.bytes
+        #expect(registers.pointee.write(bar: 0, offset: offset, from: bytes, byteCount: byteCount) == fault)
+        #expect((function.bars[0]!.bytes == before) == (fault != .none))
+        registers.pointee.allow(protectedBARs: false, driverOwned: true)
+        #expect(registers.pointee.write(bar: 0, offset: offset, from: bytes, byteCount: byteCount) == .none)
+    }
+
+    @Test func `reads of a register of the driver are anybody's`() {
+        #expect(read(0, 8, .long).0 == .none)
+    }
+
+    @Test func `a protected BAR is read and not written, unless it is allowed`() {
+        #expect(read(2, 0, .long).0 == .none)
+        let bytes = [UInt8](repeating: 1, count: 16)
+        #expect(registers.pointee.write(bar: 2, offset: 0, width: .long, 1) == .protectedBAR)
+        #expect(registers.pointee.write(bar: 2, offset: 0, from: bytes, byteCount: 16) == .protectedBAR)
+        #expect(registers.pointee.modify(bar: 2, offset: 0, width: .long, 1, mask: 1) == .protectedBAR)
+        #expect(function.bars[2]!.accesses == ["r4@0"])
+        registers.pointee.allow(protectedBARs: true, driverOwned: false)
+        #expect(registers.pointee.write(bar: 2, offset: 0, width: .long, 1) == .none)
+    }
+
+    @Test func `modify is one load and one store, of the bits of the mask only`() {
+        function.bars[0]!.bytes.replaceSubrange(64..<68, with: [0x44, 0x33, 0x22, 0x11])
+        #expect(registers.pointee.modify(bar: 0, offset: 64, width: .long, 0xffff_ffff, mask: 0x0000_ff00) == .none)
+        #expect(function.bars[0]!.accesses == ["r4@64", "w4@64=1122ff44"])
+        function.bars[0]!.accesses = []
+        #expect(registers.pointee.modify(bar: 0, offset: 8, width: .long, 1, mask: 1) == .driverOwned)
+        #expect(function.bars[0]!.accesses.isEmpty)
+        function.bars[0]!.constant = .max
+        function.put(0xffff, at: 0)
+        #expect(registers.pointee.modify(bar: 0, offset: 64, width: .long, 1, mask: 1) == .gone)
+        #expect(function.bars[0]!.accesses == ["r4@64"])
+    }
+
+    @Test(arguments: [
+        (1, ["r1@64"]), (2, ["r2@64"]), (4, ["r4@64"]), (8, ["r8@64"]), (12, ["r4@64", "r4@68", "r4@72"]),
+        (16, ["r4@64", "r4@68", "r4@72", "r4@76"]), (3, []), (5, []), (6, []), (7, []), (10, []), (0, []), (-4, []),
+    ])
+    func `a run is one natural access, or ascending ones of 32 bits`(byteCount: Int, accesses: [String]) {
+        let isLegal = !accesses.isEmpty
+        var bytes = [UInt8](repeating: 0, count: 16)
+        for index in 0..<16 { function.bars[0]!.bytes[64 + index] = UInt8(index + 1) }
+        let fault = registers.pointee.read(bar: 0, offset: 64, into: &bytes, byteCount: byteCount)
+        #expect((fault == .none) == isLegal && function.bars[0]!.accesses == accesses)
+        if isLegal { #expect(Array(bytes.prefix(byteCount)) == (1...byteCount).map { UInt8($0) }) }
+        if !isLegal { #expect(fault == .misaligned) }
+    }
+
+    @Test func `a run must lie in the BAR whole`() {
+        var bytes = [UInt8](repeating: 0, count: 64)
+        #expect(registers.pointee.read(bar: 0, offset: 4084, into: &bytes, byteCount: 12) == .none)
+        #expect(registers.pointee.read(bar: 0, offset: 4088, into: &bytes, byteCount: 12) == .outOfRange)
+        #expect(registers.pointee.write(bar: 0, offset: 4088, from: bytes, byteCount: 12) == .outOfRange)
+        #expect(registers.pointee.read(bar: 0, offset: 66, into: &bytes, byteCount: 12) == .misaligned)
+        #expect(function.bars[0]!.accesses.count == 3)
+    }
+
+    @Test func `a card that is stopped answers not-in-D0, and answers again when it is started`() throws {
+        device.stop()
+        #expect(read(0, 0, .long).0 == .notInD0)
+        #expect(registers.pointee.write(bar: 0, offset: 0, width: .long, 1) == .notInD0)
+        #expect(function.bars[0]!.accesses.isEmpty)
+        try device.start()
+        #expect(read(0, 0, .long).0 == .none)
+        registers.pointee.close(gone: true)
+        #expect(read(0, 0, .long).0 == .gone)
+    }
+}
