@@ -233,7 +233,7 @@ extension TransmitChannel {
         _ mdl: MemoryDescriptorList,
         _ elements: Int
     ) {
-        let isBuffered = record.pointee.storage == .systemBuffer
+        let isBuffered = record.pointee.flags.contains(.buffered)
         if record.pointee.storage == .receiveBuffer { postedBuffers &+= 1 }
         counters.requests &+= 1
         counters.acceptedBytes &+= UInt64(mdl.byteCount)

@@ -28,8 +28,6 @@ public struct MountOptions: Hashable, Sendable {
     public var allowBAR2Writes = false
     /// Registers that the driver owns may be written.
     public var expert = false
-    /// The framework checks its own rules while it runs.
-    public var verify = false
     /// Memory of the far receiver of a simulated card.
     public var receiverByteCount = 64 << 20
     /// Threads that receive requests, 1…8; nil leaves it to the session.
@@ -146,7 +144,6 @@ extension MountOptions {
         },
         flag("allow_bar2_writes", "BAR2 may be written") { $0.allowBAR2Writes = true },
         flag("expert", "registers the driver owns may be written") { $0.expert = true },
-        flag("verify", "the framework checks its own rules") { $0.verify = true },
         value("receiver", "SIZE", "a simulated card's far receiver holds so much (64M)") {
             options,
             text throws(BadValue) in

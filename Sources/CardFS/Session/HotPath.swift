@@ -141,6 +141,7 @@ import Synchronization
     {
         let buffer = arena.pointee.systemBuffer(index)
         chw_copy(buffer, bytes, size)
+        record.pointee.flags = RequestFlags(rawValue: flags.rawValue | RequestFlags.buffered.rawValue)
         record.pointee.payload = buffer
         record.pointee.storage = .systemBuffer
         record.pointee.bufferIndex = index
@@ -149,6 +150,17 @@ import Synchronization
         guard let spare = arena.pointee.takeReceiveBuffer(leaving: mount.pointee.reservedBuffers) else {
             mount.pointee.pool.pointee.release(record)
             return .failure(.insufficientResources, .outOfBuffers)
+        }
+        if size < mount.pointee.directThreshold, !flags.contains(.direct) {
+            // Copied by wish, and too long for a system buffer.
+            let buffer = arena.pointee.payload(spare)
+            chw_copy(buffer, bytes, size)
+            record.pointee.flags = RequestFlags(rawValue: flags.rawValue | RequestFlags.buffered.rawValue)
+            record.pointee.payload = buffer
+            record.pointee.storage = .receiveBuffer
+            record.pointee.bufferIndex = spare
+            submit(request, mount, record)
+            return .done
         }
         let index = arena.pointee.receiveBuffer(containing: bytes)
         guard let owner = mount.pointee.owners[Int(index)] else {

@@ -26,6 +26,8 @@ public struct RequestFlags: OptionSet, Sendable {
     @inlinable public static var synchronous: RequestFlags { @_noLocks get { RequestFlags(rawValue: 2) } }
     /// Never through a system buffer (O_DIRECT).
     @inlinable public static var direct: RequestFlags { @_noLocks get { RequestFlags(rawValue: 4) } }
+    /// The payload of this write is a copy (buffered I/O).
+    @inlinable public static var buffered: RequestFlags { @_noLocks get { RequestFlags(rawValue: 8) } }
 }
 
 /// Why a request failed, for the sentence that goes with the status. A trivial value: sentences are made off the data path.
