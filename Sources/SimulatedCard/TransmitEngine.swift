@@ -37,7 +37,7 @@ extension Card {
                 }
                 state.pointee.wire.putMarker(isError: marker & Descriptor.eep != 0)
                 tx.state.pointee.isInPacket = false
-                if rx.state.pointee.awaitsWire { wake(rx) }
+                wakeReceiver()
             }
             finishTransmit(marker)
             if state.pointee.interrupts.toDeliver != 0 { return .again }
@@ -111,9 +111,15 @@ extension Card {
                 state.pointee.wire.receivedCRC = transfer.crc
             }
             pace(tx, count)
-            if rx.state.pointee.awaitsWire { wake(rx) }
+            wakeReceiver()
         }
         if transfer.faulted { busError(transfer.logical &+ UInt32(truncatingIfNeeded: count), .read) }
+    }
+
+    /// Tells the receiver of something new on the wire, if that comes back to it. The lock is held.
+    @_noLocks private func wakeReceiver() {
+        let rx = self.rx
+        if state.pointee.wire.mode == .loopback, rx.state.pointee.awaitsWire { wake(rx) }
     }
 
     @_noLocks private func finishTransmit(_ marker: UInt32) {
