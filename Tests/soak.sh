@@ -47,18 +47,20 @@ for SIZE in 512 4096 65536 1M 4M; do
 done
 
 cat > "$T/packets.py" << 'END'
-import os, sys, threading
+import os, sys
 mount, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 data = os.urandom(size + 4096)
-tx, rx = os.open(mount + "/dma/tx", os.O_WRONLY), os.open(mount + "/dma/rx", os.O_RDONLY)
-def send():
+sender = os.fork()
+if sender == 0:
+    tx = os.open(mount + "/dma/tx", os.O_WRONLY)
     for index in range(count): assert os.write(tx, memoryview(data)[index & 4095:(index & 4095) + size]) == size
-sender = threading.Thread(target=send)
-sender.start()
+    os.close(tx)
+    os._exit(0)
+rx = os.open(mount + "/dma/rx", os.O_RDONLY)
 for index in range(count):
     got = os.read(rx, 1 << 20)
-    if got != data[index & 4095:(index & 4095) + size]: print("packet", index, len(got)); os._exit(1)
-sender.join()
+    assert got == data[index & 4095:(index & 4095) + size], (index, len(got))
+assert os.waitpid(sender, 0)[1] == 0
 END
 echo packet > "$M/dma/framing"
 for SIZE_AND_TOTAL in 1:65536 5000:$((MEGABYTES * 65536)) 65535:$((MEGABYTES * 1048576)) 1044480:$((MEGABYTES * 1048576)); do
