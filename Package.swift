@@ -95,6 +95,11 @@ let package = Package(
             swiftSettings: swiftSettings
         ),
         .testTarget(
+            name: "MountTests",
+            dependencies: ["cardfs", "TestSupport", "PCIBus"],
+            swiftSettings: swiftSettings
+        ),
+        .testTarget(
             name: "SimulatedCardTests",
             dependencies: ["SimulatedCard", "PCIBus", "CHardware"],
             swiftSettings: swiftSettings

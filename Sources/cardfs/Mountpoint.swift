@@ -12,6 +12,9 @@ enum Mountpoint {
         for _ in 0..<16 {
             let top = MountTable.current().top(at: place)
             switch BoundedStat.look(at: place, seconds: 5) {
+            case .failed(ECONNABORTED) where top?.isCardFS == true:
+                // The daemon died while it was asked; the next look finds it dead.
+                continue
             case .failed(ENOTCONN) where top?.isCardFS == true:
                 guard try Unmounting.unmount(place, lazily: true) == 0 else {
                     throw Refusal("\(place) has a dead mount that cannot be detached", hint: "umount -l \(place)")

@@ -4,7 +4,7 @@ import Logging
 import PCIBus
 import Testing
 
-@Suite struct FailureLogTests {
+@Suite final class FailureLogTests {
     /// Keeps what was logged.
     private final class Sink: Sendable {
         private let lock = Lock()
@@ -31,6 +31,8 @@ import Testing
 
     private let sink = Sink()
     private let clock = Clock.stepped()
+
+    deinit { clock.destroy() }
 
     private func makeLog() -> FailureLog {
         let sink = sink

@@ -30,6 +30,15 @@ final class Counter: Sendable {
             for index in 0..<4 { (words + index).initialize(to: Atomic(0)) }
         }
         subscript(index: Int) -> UnsafeMutablePointer<Atomic<Int>> { words + index }
+        func destroy() {
+            words.deinitialize(count: 4)
+            words.deallocate()
+        }
+    }
+
+    deinit {
+        calls.destroy()
+        inside.destroy()
     }
 
     private func enter(_ vector: Int) {

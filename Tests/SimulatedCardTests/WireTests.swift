@@ -173,5 +173,6 @@ import Testing
             }
         )
         rig.function.close()
+        clock.destroy()
     }
 }

@@ -37,5 +37,9 @@ CHW_INLINE void chw_pause(void) {
 /// Names the calling thread, as top and gdb show it; the kernel keeps 15 bytes. (pthread_setname_np is hidden from Swift.)
 void chw_name_thread(const char *_Nonnull name);
 
+/// stat(2) that asks whoever serves the file rather than the kernel's memory of it: st_mode, or an errno. (statx is hidden
+/// from Swift.)
+int chw_type_now(const char *_Nonnull path, uint32_t *_Nonnull mode);
+
 /// free(3), under a name that the allocation probe of the tests does not have to see through.
 CHW_INLINE void chw_free(void *_Nullable memory) { free(memory); }

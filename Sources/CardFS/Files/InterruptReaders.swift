@@ -14,13 +14,18 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
 
     private let lock = Lock()
     private var waiters: [Waiter] = []
+    /// Readers about to wait, whose signals are awaited already.
+    private var registering: Set<UInt> = []
     private var nextID: UInt = 1
 
     deinit { lock.destroy() }
 
     /// Answers a read, or lets it wait for the next interrupt.
     func read(_ fileSystem: CardFileSystem, _ request: OpaquePointer, _ number: UInt64, _ size: Int) {
-        if reply(fileSystem, request, number, size) { return }
+        if let bytes = next(fileSystem, number, size) {
+            _ = cfuse_reply_bytes(request, bytes, bytes.count)
+            return
+        }
         let handle = fileSystem.mount.pointee.handles.pointee[number]
         if handle.pointee.flags & O_NONBLOCK != 0 {
             fileSystem.fail(
@@ -32,39 +37,55 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
             return
         }
         let log = fileSystem.device.interrupt
-        log.pointee.log.watch(true)
         let id = lock.locked {
             nextID += 1
-            waiters.append(Waiter(id: nextID, request: request, number: number, size: size))
+            registering.insert(nextID)
             return nextID
         }
+        // Before anybody can answer the request: afterwards it may be gone.
         cfuse_on_interrupt(request, cancelInterruptReader, UnsafeMutableRawPointer(bitPattern: id))
+        log.pointee.log.watch(true)
+        let isWaiting = lock.locked {
+            guard registering.remove(id) != nil else { return false }
+            waiters.append(Waiter(id: id, request: request, number: number, size: size))
+            return true
+        }
+        guard isWaiting else {
+            log.pointee.log.watch(false)
+            _ = fuse_reply_err(request, EINTR)
+            return
+        }
         // One may have come between the look and the wait.
         serve(fileSystem)
     }
 
     /// Answers those who wait and for whom there is something now.
     func serve(_ fileSystem: CardFileSystem) {
-        for id in lock.locked({ waiters.map(\.id) }) {
-            guard let waiter = take(id) else { continue }
-            if reply(fileSystem, waiter.request, waiter.number, waiter.size) {
-                fileSystem.device.interrupt.pointee.log.watch(false)
-            } else {
-                lock.locked { waiters.append(waiter) }
+        // Who is not served stays in the list throughout, where a signal finds it.
+        let served = lock.locked {
+            var served: [(request: OpaquePointer, bytes: [UInt8])] = []
+            waiters.removeAll { waiter in
+                guard let bytes = next(fileSystem, waiter.number, waiter.size) else { return false }
+                served.append((waiter.request, bytes))
+                return true
             }
+            return served
         }
-    }
-
-    private func take(_ id: UInt) -> Waiter? {
-        lock.locked {
-            guard let index = waiters.firstIndex(where: { $0.id == id }) else { return nil }
-            return waiters.remove(at: index)
+        for (request, bytes) in served {
+            fileSystem.device.interrupt.pointee.log.watch(false)
+            _ = cfuse_reply_bytes(request, bytes, bytes.count)
         }
     }
 
     /// A signal for a reader.
     func cancel(_ fileSystem: CardFileSystem, _ id: UInt) {
-        guard let waiter = take(id) else { return }
+        let waiter: Waiter? = lock.locked {
+            // Its own thread answers a reader that is not in the list yet.
+            registering.remove(id)
+            guard let index = waiters.firstIndex(where: { $0.id == id }) else { return nil }
+            return waiters.remove(at: index)
+        }
+        guard let waiter else { return }
         fileSystem.device.interrupt.pointee.log.watch(false)
         _ = fuse_reply_err(waiter.request, EINTR)
     }
@@ -79,37 +100,36 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
         for waiter in all { _ = fuse_reply_err(waiter.request, code) }
     }
 
-    /// Answers with lines, if there are any; a line that does not fit is continued by the next read.
-    private func reply(
-        _ fileSystem: CardFileSystem,
-        _ request: OpaquePointer,
-        _ number: UInt64,
-        _ size: Int
-    ) -> Bool {
-        let handle = fileSystem.mount.pointee.handles.pointee[number]
-        if handle.pointee.textLength == 0 {
-            var entries = [InterruptLog.Entry](repeating: InterruptLog.Entry(), count: min(4096, size / 16 + 1))
-            var cursor = handle.pointee.cursor
-            let result = entries.withUnsafeMutableBufferPointer {
-                fileSystem.device.interrupt.pointee.log.read(from: &cursor, into: $0)
+    /// The bytes a read gets next, if there are any; a line that does not fit is continued by the next read. The place in
+    /// the text moves on before the reader is answered: its next read may come on another thread at once.
+    private func next(_ fileSystem: CardFileSystem, _ number: UInt64, _ size: Int) -> [UInt8]? {
+        let handles = fileSystem.mount.pointee.handles
+        let handle = handles.pointee[number]
+        return handles.pointee.lock(for: number).locked {
+            if handle.pointee.textLength == 0 {
+                var entries = [InterruptLog.Entry](repeating: InterruptLog.Entry(), count: min(4096, size / 16 + 1))
+                var cursor = handle.pointee.cursor
+                let result = entries.withUnsafeMutableBufferPointer {
+                    fileSystem.device.interrupt.pointee.log.read(from: &cursor, into: $0)
+                }
+                handle.pointee.cursor = cursor
+                guard result.count > 0 else { return nil }
+                var text = result.lost > 0 ? "lost \(result.lost)\n" : ""
+                for (index, entry) in entries.prefix(result.count).enumerated() {
+                    let fraction = String(entry.time % 1_000_000_000)
+                    let padding = String(repeating: "0", count: 9 - fraction.utf8.count)
+                    text += "\(result.first + UInt64(index)) \(entry.time / 1_000_000_000).\(padding)\(fraction)"
+                    text += " \(entry.vector) \(entry.count)\n"
+                }
+                setText(handle, text)
             }
-            handle.pointee.cursor = cursor
-            guard result.count > 0 else { return false }
-            var text = result.lost > 0 ? "lost \(result.lost)\n" : ""
-            for (index, entry) in entries.prefix(result.count).enumerated() {
-                let fraction = String(entry.time % 1_000_000_000)
-                let padding = String(repeating: "0", count: 9 - fraction.utf8.count)
-                text += "\(result.first + UInt64(index)) \(entry.time / 1_000_000_000).\(padding)\(fraction)"
-                text += " \(entry.vector) \(entry.count)\n"
-            }
-            setText(handle, text)
+            guard let text = handle.pointee.text else { return nil }
+            let count = min(size, handle.pointee.textLength)
+            let bytes = [UInt8](UnsafeRawBufferPointer(start: text, count: count))
+            handle.pointee.textLength -= count
+            if handle.pointee.textLength > 0 { memmove(text, text + count, handle.pointee.textLength) }
+            return bytes
         }
-        guard let text = handle.pointee.text else { return false }
-        let count = min(size, handle.pointee.textLength)
-        _ = cfuse_reply_bytes(request, text, count)
-        handle.pointee.textLength -= count
-        if handle.pointee.textLength > 0 { memmove(text, text + count, handle.pointee.textLength) }
-        return true
     }
 }
 

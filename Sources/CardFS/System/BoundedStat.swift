@@ -26,10 +26,10 @@ public enum BoundedStat {
         let answer = Answer()
         let deadline = chw_clock_nanoseconds(CLOCK_MONOTONIC) + UInt64(seconds) * 1_000_000_000
         let asker = Thread(name: "stat") {
-            var attributes = stat()
-            let outcome: Outcome =
-                stat(path, &attributes) == 0
-                ? .found(isDirectory: attributes.st_mode & S_IFMT == S_IFDIR) : .failed(errno)
+            // The kernel remembers attributes for an hour, also those of a mount whose daemon is dead or hangs.
+            var mode: UInt32 = 0
+            let code = chw_type_now(path, &mode)
+            let outcome: Outcome = code == 0 ? .found(isDirectory: mode & S_IFMT == S_IFDIR) : .failed(code)
             answer.lock.locked {
                 answer.outcome = outcome
                 answer.lock.signal()
