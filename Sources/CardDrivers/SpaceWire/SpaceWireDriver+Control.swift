@@ -8,14 +8,24 @@ extension SpaceWireDriver {
     /// The transmitter's deferred call and timer.
     func transmitDeferred() {
         let stall = TransmitChannel.control(transmit) { $0.runDeferred() }
-        if case .stalled = stall {
-            let cause = diagnose()
+        if case .stalled = stall, let cause = recovery.locked({ isWorking ? diagnose() : nil }) {
             switch cause {
             case .receiverFull, .linkDown: TransmitChannel.control(transmit) { $0.expire(cause) }
-            default: recover(cause, .ioTimeout)
+            default:
+                // A flush may have put things right meanwhile.
+                recover(cause, .ioTimeout) { [transmit] in
+                    if case .stalled = TransmitChannel.control(transmit, { $0.stall }) { true } else { false }
+                }
             }
         }
         tellIfReady(0)
+    }
+
+    /// The deferred call of a bus error, which stands until the engines are reset.
+    func errorDeferred() {
+        recover(.busError, .ioDeviceError) { [signals] in
+            signals.pointee.window.load32(SpaceWireLayout.status) & SpaceWireLayout.Status.busError != 0
+        }
     }
 
     /// The receiver's deferred call and timer.
@@ -53,19 +63,26 @@ extension SpaceWireDriver {
     }
 
     /// Takes the transmit ring back from a card that does not go on, accounts for what is lost, and lets it start anew.
-    func recover(_ cause: FailureCause, _ status: Status) {
-        TransmitChannel.control(transmit) { $0.hold() }
-        let window = signals.pointee.window
+    ///
+    /// One recovery at a time, and none of a card that is suspended; `isNeeded` is asked when it is this one's turn.
+    func recover(_ cause: FailureCause, _ status: Status, ifNeeded isNeeded: () -> Bool = { true }) {
         var stage = "data"
-        if cause == .busError {
-            // Both engines stopped at the error, and only a DMA reset lets them start again.
-            restartEngines(window)
-        } else if !cancelTransmitter(window) {
-            stage = "descriptor"
-            restartEngines(window)
+        let lost: UInt64? = recovery.locked {
+            guard isWorking, isNeeded() else { return nil }
+            TransmitChannel.control(transmit) { $0.hold() }
+            let window = signals.pointee.window
+            if cause == .busError {
+                // Both engines stopped at the error, and only a DMA reset lets them start again.
+                restartEngines(window)
+            } else if !cancelTransmitter(window) {
+                stage = "descriptor"
+                restartEngines(window)
+            }
+            let lost = TransmitChannel.control(transmit) { $0.reclaim(status, cause, endPacket: true) }
+            TransmitChannel.control(transmit) { $0.resume() }
+            return lost
         }
-        let lost = TransmitChannel.control(transmit) { $0.reclaim(status, cause, endPacket: true) }
-        TransmitChannel.control(transmit) { $0.resume() }
+        guard let lost else { return }
         if lost > 0 || cause != .discarded { reportLoss(lost, stage, status, cause) }
     }
 

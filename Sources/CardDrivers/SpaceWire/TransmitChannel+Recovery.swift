@@ -18,13 +18,11 @@ extension TransmitChannel {
         self.ring = ring
     }
 
-    /// Empties the ring for an engine that was reset, and lets writes through.
+    /// Empties the ring for an engine that was reset, and lets writes through. What waited begins to wait anew.
     mutating func start() {
         restartRing()
-        isHeld = false
-        writes.start()
-        deliver(writes.next())
-        settle()
+        lastProgress = context?.clock.now() ?? 0
+        resume()
     }
 
     private mutating func restartRing() {
@@ -105,7 +103,7 @@ extension TransmitChannel {
         }
     }
 
-    /// Lets writes in again after ``reclaim(_:_:endPacket:)``.
+    /// Lets writes in after ``reclaim(_:_:endPacket:)`` or a start.
     mutating func resume() {
         isHeld = false
         writes.start()
@@ -120,14 +118,17 @@ extension TransmitChannel {
         reap()
         settle()
         expireClosing()
-        var stall = TransmitStall.none
-        if let context, context.policy.transmitTimeout != 0, head != tail || current != nil,
-            context.clock.now() >= lastProgress &+ context.policy.transmitTimeout
-        {
-            stall = .stalled
-        }
+        let stall = self.stall
         setTimer()
         return stall
+    }
+
+    /// Whether the card has had a descriptor for the time allowed and did nothing.
+    var stall: TransmitStall {
+        guard let context, context.policy.transmitTimeout != 0, head != tail || current != nil,
+            context.clock.now() >= lastProgress &+ context.policy.transmitTimeout
+        else { return .none }
+        return .stalled
     }
 
     private mutating func expireClosing() {
