@@ -261,8 +261,11 @@ extension ReceiveChannel {
     /// Takes up to `limit` bytes that lie together at `head`, as an offset into the ring's memory. There are bytes.
     @_noLocks private mutating func nextPiece(_ limit: Int) -> (offset: Int, byteCount: Int) {
         while slots[place(head)].length == headOffset {
-            // Passing an end marker of a stream, or the empty slot behind a packet that filled its last one.
-            if slots[place(head)].end != .none { isPacketOpen = false }
+            // Passing an empty packet in a stream, or the end marker behind a packet that filled its last slot.
+            if slots[place(head)].end != .none {
+                if !isPacketOpen { counters.emptyPackets &+= 1 }
+                isPacketOpen = false
+            }
             head &+= 1
             headOffset = 0
         }

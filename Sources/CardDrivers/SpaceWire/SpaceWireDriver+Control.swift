@@ -10,17 +10,27 @@ extension SpaceWireDriver {
         let stall = transmit.control { $0.runDeferred() }
         if transmit.control({ $0.isAwaited }), isCardGone() {
             leave()
-        } else if case .stalled = stall {
-            let cause = diagnose()
+        } else if case .stalled = stall, let cause = recovery.locked({ isWorking ? diagnose() : nil }) {
+            // A flush may have put things right meanwhile.
+            let isStillStalled = { [transmit] in
+                if case .stalled = transmit.control({ $0.stall }) { true } else { false }
+            }
             switch cause {
             case .receiverFull, .linkDown: transmit.control { $0.expire(cause) }
             case .gone: leave()
-            case .notInD0: recover(cause, .deviceNotReady)
-            case .busError: recover(cause, .ioDeviceError)
-            default: recover(cause, .ioTimeout)
+            case .notInD0: recover(cause, .deviceNotReady, ifNeeded: isStillStalled)
+            case .busError: recover(cause, .ioDeviceError, ifNeeded: isStillStalled)
+            default: recover(cause, .ioTimeout, ifNeeded: isStillStalled)
             }
         }
         tellIfReady(0)
+    }
+
+    /// The deferred call of a bus error, which stands until the engines are reset.
+    func errorDeferred() {
+        recover(.busError, .ioDeviceError) { [signals] in
+            signals.pointee.window.load32(SpaceWireLayout.status) & SpaceWireLayout.Status.busError != 0
+        }
     }
 
     /// The receiver's deferred call and timer.
@@ -40,11 +50,13 @@ extension SpaceWireDriver {
     /// The card has left: everything that waits ends with ENODEV, and so does everything that comes, until a reset finds it
     /// again. What it had accepted and not sent is lost.
     private func leave() {
-        guard !transmit.control({ $0.isGone }) else { return }
-        transmit.control { $0.failAll() }
-        receive.control { $0.failAll() }
-        let lost = transmit.control { $0.reclaim(.deviceNotConnected, .gone, endPacket: false) }
-        reportLoss(lost, "data", .deviceNotConnected, .gone)
+        let lost: UInt64? = recovery.locked {
+            guard isWorking, !transmit.control({ $0.isGone }) else { return nil }
+            transmit.control { $0.failAll() }
+            receive.control { $0.failAll() }
+            return transmit.control { $0.reclaim(.deviceNotConnected, .gone, endPacket: false) }
+        }
+        if let lost { reportLoss(lost, "data", .deviceNotConnected, .gone) }
     }
 
     private func tellIfReady(_ direction: UInt32) {
@@ -76,19 +88,26 @@ extension SpaceWireDriver {
     }
 
     /// Takes the transmit ring back from a card that does not go on, accounts for what is lost, and lets it start anew.
-    func recover(_ cause: FailureCause, _ status: Status) {
-        transmit.control { $0.hold() }
-        let window = signals.pointee.window
+    ///
+    /// One recovery at a time, and none of a card that is suspended; `isNeeded` is asked when it is this one's turn.
+    func recover(_ cause: FailureCause, _ status: Status, ifNeeded isNeeded: () -> Bool = { true }) {
         var stage = "data"
-        if cause == .busError {
-            // Both engines stopped at the error, and only a DMA reset lets them start again.
-            restartEngines(window)
-        } else if !cancelTransmitter(window) {
-            stage = "descriptor"
-            restartEngines(window)
+        let lost: UInt64? = recovery.locked {
+            guard isWorking, isNeeded() else { return nil }
+            transmit.control { $0.hold() }
+            let window = signals.pointee.window
+            if cause == .busError {
+                // Both engines stopped at the error, and only a DMA reset lets them start again.
+                restartEngines(window)
+            } else if !cancelTransmitter(window) {
+                stage = "descriptor"
+                restartEngines(window)
+            }
+            let lost = transmit.control { $0.reclaim(status, cause, endPacket: true) }
+            transmit.control { $0.resume() }
+            return lost
         }
-        let lost = transmit.control { $0.reclaim(status, cause, endPacket: true) }
-        transmit.control { $0.resume() }
+        guard let lost else { return }
         if lost > 0 || cause != .discarded { reportLoss(lost, stage, status, cause) }
     }
 

@@ -67,6 +67,11 @@ public final class SpaceWireDriver: CardDriver {
     private var transmitTable: CommonBuffer?
     private var receiveTable: CommonBuffer?
     private var receiveData: CommonBuffer?
+    /// Held by whoever takes the rings from the card: a recovery, a flush, a start or a suspension. Taken before the locks of
+    /// the channels.
+    let recovery = Lock()
+    /// Whether the engines may be touched: from `startIO` to `suspendIO`. Guarded by `recovery`.
+    private(set) var isWorking = false
     /// Whether the card has the registers around the core (``SpaceWireLayout/flow``).
     private(set) var isFullCard = false
 
@@ -94,7 +99,7 @@ public final class SpaceWireDriver: CardDriver {
             Unmanaged<SpaceWireDriver>.fromOpaque(context).takeUnretainedValue().receiveDeferred()
         }
         signals.pointee.errorCall = device.deferred.pointee.register(context: context) { context in
-            Unmanaged<SpaceWireDriver>.fromOpaque(context).takeUnretainedValue().recover(.busError, .ioDeviceError)
+            Unmanaged<SpaceWireDriver>.fromOpaque(context).takeUnretainedValue().errorDeferred()
         }
         transmit.control { $0.call = signals.pointee.transmitCall }
         receive.control { $0.call = signals.pointee.receiveCall }
@@ -110,6 +115,7 @@ public final class SpaceWireDriver: CardDriver {
         receive.destroy()
         signals.deinitialize(count: 1)
         signals.deallocate()
+        recovery.destroy()
     }
 
     /// Maps BAR0 and BAR2 and allocates the rings.
@@ -191,18 +197,25 @@ public final class SpaceWireDriver: CardDriver {
 
     /// Starts both rings.
     public func startIO() {
-        receive.control { $0.start() }
-        transmit.control { $0.start() }
+        recovery.locked {
+            receive.control { $0.start() }
+            transmit.control { $0.start() }
+            isWorking = true
+        }
     }
 
     /// Stops both rings; what was accepted and not sent is lost, and told to those who wrote it.
     public func suspendIO() {
-        transmit.control { $0.hold() }
-        receive.control { $0.hold() }
-        window.store32(Self.control | SpaceWireLayout.Control.dmaReset, SpaceWireLayout.control)
-        let lost = transmit.control { $0.reclaim(.requestAborted, .discarded, endPacket: false) }
-        waitForReplies()
-        receive.control { $0.countDiscarded() }
+        let lost = recovery.locked {
+            isWorking = false
+            transmit.control { $0.hold() }
+            receive.control { $0.hold() }
+            window.store32(Self.control | SpaceWireLayout.Control.dmaReset, SpaceWireLayout.control)
+            let lost = transmit.control { $0.reclaim(.requestAborted, .discarded, endPacket: false) }
+            waitForReplies()
+            receive.control { $0.countDiscarded() }
+            return lost
+        }
         if lost > 0 { reportLoss(lost, "data", .requestAborted, .discarded) }
     }
 

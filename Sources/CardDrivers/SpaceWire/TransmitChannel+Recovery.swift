@@ -18,14 +18,12 @@ extension TransmitChannel {
         self.ring = ring
     }
 
-    /// Empties the ring for an engine that was reset, and lets writes through.
+    /// Empties the ring for an engine that was reset, and lets writes through. What waited begins to wait anew.
     mutating func start() {
         isGone = false
         restartRing()
-        isHeld = false
-        writes.start()
-        deliver(writes.next())
-        settle()
+        lastProgress = context?.clock.now() ?? 0
+        resume()
     }
 
     private mutating func restartRing() {
@@ -123,7 +121,7 @@ extension TransmitChannel {
     /// Whether somebody waits.
     var isAwaited: Bool { current != nil || !barriers.isEmpty }
 
-    /// Lets writes in again after ``reclaim(_:_:endPacket:)``.
+    /// Lets writes in after ``reclaim(_:_:endPacket:)`` or a start.
     mutating func resume() {
         isHeld = false
         writes.start()
@@ -138,14 +136,17 @@ extension TransmitChannel {
         reap()
         settle()
         expireClosing()
-        var stall = TransmitStall.none
-        if let context, context.policy.transmitTimeout != 0, head != tail || current != nil,
-            context.clock.now() >= lastProgress &+ context.policy.transmitTimeout
-        {
-            stall = .stalled
-        }
+        let stall = self.stall
         setTimer()
         return stall
+    }
+
+    /// Whether the card has had a descriptor for the time allowed and did nothing.
+    var stall: TransmitStall {
+        guard let context, context.policy.transmitTimeout != 0, head != tail || current != nil,
+            context.clock.now() >= lastProgress &+ context.policy.transmitTimeout
+        else { return .none }
+        return .stalled
     }
 
     private mutating func expireClosing() {

@@ -111,6 +111,10 @@ extension TransmitChannel {
     }
 
     @_noLocks private mutating func submitWrite(_ record: UnsafeMutablePointer<RequestRecord>) {
+        if record.pointee.length == 0 {
+            decided.add(record, .success)
+            return
+        }
         if record.pointee.flags.contains(.nonblocking), !canTakeNow(record) {
             decided.add(record, .deviceBusy, cause: .wouldBlock)
             return
@@ -181,6 +185,12 @@ extension TransmitChannel {
     /// Writes the scatter/gather list of a request into the descriptor table and rings the doorbell.
     @_noLocks private mutating func post(_ record: UnsafeMutablePointer<RequestRecord>) {
         guard let context, let ring, let payload = record.pointee.payload else { return }
+        if let loss = record.pointee.stream?.pointee.lost {
+            // Bytes before these were lost while they waited: sent now, they would leave a hole.
+            record.pointee.lostBytes = loss.byteCount
+            decided.add(record, loss.status, cause: loss.cause)
+            return
+        }
         let mdl = MemoryDescriptorList(virtualAddress: VirtualAddress(payload), byteCount: record.pointee.length)
         guard var list = context.arenaBuffer.scatterGatherList(of: mdl) else {
             decided.add(record, .internalError)
@@ -331,9 +341,14 @@ extension TransmitChannel {
             if earliest <= now { earliest = now &+ context.policy.transmitTimeout }
             isTimerSet = true
         }
-        if let last = barriers.last, case .close = last.pointee.kind {
-            let linger = last.pointee.waitingSince &+ context.policy.linger
+        var barrier = barriers.first
+        while let record = barrier {
+            barrier = barriers.next(after: record)
+            guard record.pointee.kind == .close else { continue }
+            // All closes linger equally long: the one that came first is the next to give up.
+            let linger = record.pointee.waitingSince &+ context.policy.linger
             if linger < earliest { earliest = linger }
+            break
         }
         // Nobody tells a driver that its card has left: while somebody waits, it looks.
         if oldest != nil, now &+ ChannelContext.lookInterval < earliest {
