@@ -58,6 +58,7 @@ step() {
     if [ $status = 124 ] || [ $status = 137 ]; then result="TIMED OUT after $limit s"; elif [ $status != 0 ]; then result="FAILED ($status)"; fi
     printf '%4d s  %s\n' $((SECONDS - start)) "$result"
     summary="$summary$(printf '%-32s %4d s  %s' "$name" $((SECONDS - start)) "$result")"$'\n'
+    grep -aE 'Test run with [0-9]+ tests?' "$log" | tail -n 1
     if [ $status != 0 ]; then
         failed=1
         grep -E '✘|error:|WARNING: ThreadSanitizer|ERROR: AddressSanitizer' "$log" | head -n 40

@@ -118,6 +118,7 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
         if bytes.count < device.policy.directThreshold, !flags.contains(.direct), offset == 0,
             let index = device.arena.pointee.takeSystemBuffer()
         {
+            record.pointee.flags = flags.union(.buffered)
             record.pointee.storage = .systemBuffer
             record.pointee.bufferIndex = index
             record.pointee.payload = device.arena.pointee.systemBuffer(record.pointee.bufferIndex)

@@ -50,7 +50,7 @@ import Testing
         #expect(try station.wait(barrier) == .init(status: .ioTimeout, cause: .stuck))
         #expect(try station.wait(synchronous) == .init(status: .ioTimeout, cause: .stuck))
         #expect(station.counter("tx_lost_bytes_total") == 20_150 && station.counter("tx_recoveries_total") == 1)
-        #expect(stream.pointee.lostBytes == 20_150)
+        #expect(stream.pointee.lost?.byteCount == 20_150)
         try station.set("fault", "none")
         try expectLoss(station, stream, .ioTimeout, .stuck)
         try expectWorking(station)
@@ -89,7 +89,7 @@ import Testing
         #expect(eventually { station.counter("tx_lost_bytes_total") == 100 })
         try station.set("fault", "none")
         #expect(try station.wait(station.write(pattern(10), next)).status == .success)
-        #expect(next.pointee.lostBytes == 0)
+        #expect(next.pointee.lost == nil)
         station.expectBalance()
     }
 
