@@ -3,7 +3,7 @@ import DriverCore
 import PCIBus
 import Testing
 
-@Suite(.timeLimit(.minutes(2))) struct PacketTests {
+@Suite(.timeLimit(.minutes(10))) struct PacketTests {
     static let sizes = [1, 2, 4, 100, 4096, 16_384, 32_767, 32_768, 32_769, 65_536, 98_304, 100_000, 1_044_480]
 
     @Test(arguments: sizes)

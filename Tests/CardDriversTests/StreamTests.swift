@@ -4,7 +4,7 @@ import PCIBus
 import Synchronization
 import Testing
 
-@Suite(.timeLimit(.minutes(2))) struct StreamTests {
+@Suite(.timeLimit(.minutes(10))) struct StreamTests {
     static let sizes = [
         1, 2, 3, 4, 5, 4095, 4096, 4097, 16_383, 16_384, 32_767, 32_768, 32_769, 61_440, 61_441, 65_535, 65_536,
         1 << 20,

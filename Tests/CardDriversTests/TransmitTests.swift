@@ -4,7 +4,7 @@ import PCIBus
 import Testing
 
 /// Writes, barriers and what ends their wait, while the card works.
-@Suite(.timeLimit(.minutes(2))) struct TransmitTests {
+@Suite(.timeLimit(.minutes(10))) struct TransmitTests {
     @Test(arguments: [RequestKind.barrier, .close])
     func `a barrier ends when the card has every byte of its file`(kind: RequestKind) throws {
         let station = try Station(receiverMemory: 4096)

@@ -54,7 +54,7 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
     }
 }
 
-@Suite(.timeLimit(.minutes(1))) struct DeferredThreadTests {
+@Suite(.timeLimit(.minutes(10))) struct DeferredThreadTests {
     @Test func `calls are numbered from 0 and run when they are queued`() {
         let rig = DeferredRig(calls: 3)
         #expect(rig.numbers == [0, 1, 2])

@@ -290,5 +290,42 @@ extension MountTests {
                 """
             )
         }
+
+        @Test func `a write to a register of a card that cannot take it is refused`() async throws {
+            let card = try MountedCard()
+            // A posted write tells nothing, so that only a question to the card could find out.
+            await withKnownIssue("a register write does not ask whether the card is in D0, or there") {
+                await card.check(
+                    """
+                    write("config", struct.pack("<H", 3), offset=0x44)
+                    fails(errno.EAGAIN, "bar0", "is not in D0", lambda: write("bar0", "1"))
+                    """
+                )
+            }
+            await withKnownIssue("a register write does not ask whether the card is in D0, or there") {
+                await card.check(
+                    """
+                    write("config", struct.pack("<H", 0), offset=0x44)
+                    write("sim/fault", "gone")
+                    fails(errno.ENODEV, "bar0", "does not answer", lambda: write("bar0", "1"))
+                    """
+                )
+            }
+        }
+
+        @Test func `a reader that waits for a card that is gone gets ENODEV`() async throws {
+            let card = try MountedCard()
+            await withKnownIssue("nobody looks after the card while a reader waits without rx_timeout") {
+                await card.check(
+                    """
+                    reader = subprocess.Popen(["cat", at("dma/rx")], stderr=subprocess.PIPE)
+                    time.sleep(0.2); write("sim/fault", "gone")
+                    try: errors = reader.communicate(timeout=3)[1]
+                    finally: reader.kill()
+                    assert b"No such device" in errors, errors
+                    """
+                )
+            }
+        }
     }
 }

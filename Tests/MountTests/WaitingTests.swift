@@ -286,6 +286,48 @@ extension MountTests {
             )
         }
 
+        @Test func `a reader that is too late for the interrupt log gets lost and the number`() async throws {
+            let card = try MountedCard()
+            await card.check(
+                """
+                fd, tx = opened("interrupts/log"), opened("dma/tx", os.O_WRONLY | os.O_SYNC)
+                write("sim/wire", "sink")
+                before = int(read("interrupts/count"))
+                while int(read("interrupts/count")) - before < 66000:
+                    for _ in range(2000): os.write(tx, b"x")
+                lines = b""
+                while lines.count(b"\\n") < 2: lines += os.read(fd, 100)
+                first, second = lines.decode().splitlines()[:2]
+                assert first.split()[0] == "lost" and int(first.split()[1]) > 0, lines
+                assert int(second.split()[0]) >= int(first.split()[1]), lines
+                """,
+                timeout: .seconds(60)
+            )
+        }
+
+        @Test func `reset ends what was under way with an error its owner sees, and what waits goes on`() async throws {
+            let card = try MountedCard("receiver=1M,tx_timeout=0,linger=100ms")
+            await card.check(
+                """
+                fd = opened("dma/tx", os.O_WRONLY | os.O_NONBLOCK)
+                poller = select.poll(); poller.register(fd, select.POLLOUT)
+                while poller.poll(300):
+                    try: os.write(fd, bytes(65536))
+                    except BlockingIOError: time.sleep(0.001)
+                write("ctl", "reset")
+                assert read("state") == b"pnp Started\\npower D0\\n"
+                fails(errno.ECANCELED, "dma/tx", "bytes accepted earlier were lost", lambda: os.write(fd, b"x"))
+                fails(errno.ECANCELED, "dma/tx", "bytes accepted earlier were lost", lambda: os.fsync(fd))
+                accepted, sent, lost = [metric("tx_%s_bytes_total" % name) for name in ("accepted", "sent", "lost")]
+                assert lost > 0 and accepted == sent + lost, (accepted, sent, lost)
+                write("ctl", "flush"); write("dma/tx", b"new"); assert read("dma/rx", 3) == b"new"
+                reader = subprocess.Popen(["head", "-c", "4", at("dma/rx")], stdout=subprocess.PIPE)
+                time.sleep(0.3); write("ctl", "reset"); time.sleep(0.1); assert reader.poll() is None
+                write("dma/tx", b"late"); assert reader.communicate(timeout=5)[0] == b"late"
+                """
+            )
+        }
+
         @Test func `tail -f follows the interrupt log`() async throws {
             let card = try MountedCard()
             let text = await card.run(

@@ -25,10 +25,12 @@ struct ReceiveChannel: ~Copyable {
     /// When fewer slots than this are left to the card, short pieces are copied out of the ring for a reader that waits.
     static var scarceSlots: UInt64 { @_noLocks get { 32 } }
 
+    /// The first word of the channel: ThreadSanitizer takes an assignment through this pointer for a write to what the first
+    /// word points at.
+    let slots: UnsafeMutablePointer<ReceiveSlot>
     var context: ChannelContext?
     var ring: DescriptorRing?
     var data: CommonBuffer?
-    let slots: UnsafeMutablePointer<ReceiveSlot>
     var posted: UInt64 = 0
     var filled: UInt64 = 0
     var head: UInt64 = 0

@@ -31,9 +31,11 @@ struct TransmitChannel: ~Copyable {
     /// stay in the processor's cache.
     static var maximumPostedBuffers: Int { @_noLocks get { 6 } }
 
+    /// The first word of the channel: ThreadSanitizer takes an assignment through this pointer for a write to what the first
+    /// word points at.
+    let marks: UnsafeMutablePointer<TransmitMark>
     var context: ChannelContext?
     var ring: DescriptorRing?
-    let marks: UnsafeMutablePointer<TransmitMark>
     /// Running counters: the next entry to fill, the oldest the card still has.
     var tail: UInt64 = 0
     var head: UInt64 = 0

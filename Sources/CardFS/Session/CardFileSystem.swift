@@ -121,12 +121,12 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     /// Answers every request that waits, so that the mount can end: ENODEV.
     func endWaiting() {
         interruptReaders.endAll(ENODEV)
+        poll.destroyAll()
         guard let entry = mount.pointee.entry else { return }
         for record in device.pool.pointee.claimWaiting() {
             chw_entry_withdraw(entry, record)
             endEarly(mount, record, .deviceNotConnected, .gone)
         }
-        poll.destroyAll()
     }
 
     /// A number no stream has had.

@@ -11,6 +11,7 @@ import Synchronization
 /// memory beyond its callback keeps it, and the thread goes on with another.
 public final class Session: @unchecked Sendable {  // the session object is libfuse's, which locks it
     private let fileSystem: CardFileSystem
+    private let mount: UnsafeMutablePointer<MountState>
     private let session: OpaquePointer
     private var arguments: fuse_args
     private var threads: [Thread] = []
@@ -20,6 +21,7 @@ public final class Session: @unchecked Sendable {  // the session object is libf
     /// Makes a session for a file system. `name` is what mount(8) shows as the source.
     public init(_ fileSystem: CardFileSystem, name: String) throws(Refusal) {
         self.fileSystem = fileSystem
+        mount = fileSystem.mount
         var words = ["cardfs", "-o", "fsname=\(name),subtype=cardfs,default_permissions"]
         if fileSystem.options.readOnly { words += ["-o", "ro"] }
         if fileSystem.options.allowOther { words += ["-o", "allow_other"] }
@@ -54,7 +56,7 @@ public final class Session: @unchecked Sendable {  // the session object is libf
     public func start() {
         for index in 0..<fileSystem.options.receiveThreads {
             let session = SendableSession(session)
-            let mount = Shared(fileSystem.mount)
+            let mount = Shared(mount)
             let receivers = receivers
             receivers.begin()
             threads.append(
@@ -68,7 +70,8 @@ public final class Session: @unchecked Sendable {  // the session object is libf
 
     /// Receives and serves one request on the calling thread; false at the end of the session. For tests.
     public func serveOne() -> Bool {
-        let mount = fileSystem.mount
+        // Captured by themselves: the session object would be retained.
+        let (session, mount) = (session, mount)
         guard let buffer = mount.pointee.arena.pointee.takeReceiveBuffer() else { return false }
         var state = ReceiveThreadState(buffer: buffer, replacement: nil)
         let isServed = withUnsafeMutablePointer(to: &state) { receiveOne(session, mount, $0) }
