@@ -254,8 +254,8 @@ struct TreeBuilder {
             pages \(plan.pages)
             map_registers \(plan.mapRegisters)
             elements \(plan.elements)
-            transfers \(plan.transfers)
             bounced_bytes \(plan.bouncedBytes)
+            transfers \(plan.transfers)
             engine \(plan.engine.rawValue)
 
             """
