@@ -77,6 +77,7 @@ extension VFIOFunction {
         }
     }
 
+    /// Disables the vectors and ends their thread. Not from the sink. Nothing when none are connected.
     public func disconnectInterrupts() {
         let connected = lock.locked { () -> (index: Int, pump: EventPump)? in
             defer { interrupts = nil }

@@ -29,6 +29,7 @@ extension VFIOFunction {
         }
     }
 
+    /// Gives memory back to the machine. Nothing of it may be mapped.
     public func freeMemory(_ memory: DMAMemory) { kernel.unmap(memory.base, byteCount: memory.byteCount) }
 
     /// VFIO_IOMMU_MAP_DMA, which locks the memory and writes it into the IOMMU's tables.

@@ -41,6 +41,8 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
 
     // MARK: Taking and giving back
 
+    /// Takes the function that sits at the address now. Nothing when it was not given back. Passive level; throws what
+    /// ``VFIOBus/open(_:)`` does.
     public func reclaim() throws(BusError) {
         guard lock.locked({ self.session == nil }) else { return }
         let session = try VFIOSession.open(kernel, address)
@@ -59,6 +61,8 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
         }
     }
 
+    /// Closes all descriptors: the kernel unmaps what the IOMMU still translated, masks the vectors, and whoever waits to
+    /// unplug the function goes on. Passive level; not from the event sink.
     public func release() {
         disconnectInterrupts()
         let (session, pump) = lock.locked { () -> (VFIOSession?, EventPump?) in
@@ -74,11 +78,14 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
         session?.close(kernel)
     }
 
+    /// Gives the function back for good. A second call does nothing. Passive level.
     public func close() {
         setEventSink(nil)
         release()
     }
 
+    /// Names who is told of the kernel's request to have the function back (the REQ interrupt) and of errors that the function
+    /// reported (ERR). Any thread.
     public func setEventSink(_ sink: (@Sendable (FunctionEvent) -> Void)?) { lock.locked { eventSink = sink } }
 
     /// Has the kernel tell of errors and of its wish to have the function back, as far as this function can.
@@ -110,10 +117,12 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
 
     // MARK: Configuration space
 
+    /// Bytes of configuration space the kernel lets through: 256, or 4096 for PCI Express.
     public var configurationSize: Int {
         lock.locked { session.map { $0.configuration.byteCount >= 4096 ? 4096 : 256 } ?? 4096 }
     }
 
+    /// One access through the configuration region, of which the kernel answers some fields (BARs, IDs, MSI) itself. Any thread.
     public func readConfiguration(_ offset: Int, _ width: AccessWidth) throws(BusError) -> UInt32 {
         lock.lock()
         defer { lock.unlock() }
@@ -128,6 +137,7 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
         return value
     }
 
+    /// One access through the configuration region, of which the kernel keeps some fields (BARs, MSI) for itself. Any thread.
     public func writeConfiguration(_ value: UInt32, _ offset: Int, _ width: AccessWidth) throws(BusError) {
         lock.lock()
         defer { lock.unlock() }
@@ -179,6 +189,7 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
 
     // MARK: BARs
 
+    /// The BARs as the host placed them, from the file `resource` of sysfs.
     public var baseAddressRegisters: [BaseAddressRegister] { lock.locked { bars } }
 
     private static func describe(
@@ -199,6 +210,8 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
         }
     }
 
+    /// Maps a BAR as far as the kernel allows; what it does not is reached by pread(2) and pwrite(2), one call for each access.
+    /// EINVAL for a BAR that is not there, EBUSY for one that is mapped.
     public func map(bar index: Int) throws(BusError) -> RegisterWindow {
         lock.lock()
         defer { lock.unlock() }
@@ -212,6 +225,7 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
         return mapping.window
     }
 
+    /// Ends the mapping of a BAR, with no access to it under way.
     public func unmap(bar index: Int) { lock.locked { mappings[index] = nil } }
 
     /// Where pages of a mapping were replaced while the function did not decode memory, the device comes back once it does.
