@@ -86,7 +86,7 @@ func makeDevice(
     return try Device(
         function: function,
         drivers: drivers,
-        clock: .stepped(),
+        clock: .monotonic(),
         policy: TransferPolicy(),
         capacity: capacity,
         completionContext: UnsafeMutableRawPointer(bitPattern: 8)!,

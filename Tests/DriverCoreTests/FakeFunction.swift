@@ -121,6 +121,8 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
         trace.add(command & 4 != 0 ? "master on" : "master off")
     }
 
+    deinit { for memory in memories { memory.deallocate() } }
+
     func map(bar index: Int) throws(BusError) -> RegisterWindow {
         try step("map")
         trace.add("map \(index)")

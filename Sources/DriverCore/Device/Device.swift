@@ -44,8 +44,8 @@ public final class Device: @unchecked Sendable {
     /// The arena as the card sees it, while it is started.
     public private(set) var arenaBuffer: CommonBuffer?
 
-    private let lock = Lock()
-    private let stateLock = Lock()
+    private let lock: Lock
+    private let stateLock: Lock
     private var driver: (any CardDriver)?
     private var pnp = PnPState.notStarted
     private var power = PowerState.d3
@@ -92,6 +92,9 @@ public final class Device: @unchecked Sendable {
         } catch {
             throw StatusError(.insufficientResources, error.sentence)
         }
+        // Nothing is thrown any more before the object is whole, whose end frees what is made here.
+        lock = Lock()
+        stateLock = Lock()
         arena = .allocate(capacity: 1)
         arena.initialize(
             to: PayloadArena(
