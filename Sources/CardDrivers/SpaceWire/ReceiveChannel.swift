@@ -45,6 +45,8 @@ struct ReceiveChannel: ~Copyable {
     /// The card does not answer any more: nothing is taken until it was reset.
     var isGone = false
 
+    /// How bytes come from the card. Changed only while the channel is idle and held.
+    var engine = DMAEngine.scatterGather
     var framing = Framing.stream
     /// Readers that wait, the oldest first.
     var readers = IOQueue(.manual)
