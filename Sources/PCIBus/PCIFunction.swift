@@ -174,6 +174,19 @@ public protocol PCIFunction: AnyObject, Sendable {
     /// Function level reset: the card is as after power-on, its configuration restored, bus mastering off.
     func resetFunction() throws(BusError)
 
+    /// Names who is told what the bus notices of the function; nil for nobody. Passive level.
+    func setEventHandler(_ handler: FunctionEventHandler?)
+
+    /// Gives the hardware back to the machine after a removal: its BARs and all DMA mappings have been unmapped, interrupts
+    /// are disconnected. Memory of ``allocateMemory(byteCount:)`` stays. Until ``attach()`` every access finds nobody. Called
+    /// again, it does nothing. Passive level.
+    func detach()
+
+    /// Takes the hardware again that ``detach()`` gave back, or that has come back by itself. BARs and vectors may be others
+    /// than before. ENODEV when nothing is there, EBUSY when somebody else has it. Called again, it does nothing. Passive
+    /// level; may take a second.
+    func attach() throws(BusError)
+
     /// Controls the bus offers beside the function.
     var controls: [BusControl] { get }
 
