@@ -2,7 +2,7 @@
 # Everything that is tested, with one command: Tests/run.sh
 #
 # Installs what is missing (apt-get, with sudo when you are not root), builds, runs the tests of all kinds, those without
-# mounts again under ThreadSanitizer and AddressSanitizer, and the examples. Every step has a time limit; a step that fails
+# mounts again under ThreadSanitizer and AddressSanitizer, the examples, and cardfs in the guests of Tests/rig.sh. Every step has a time limit; a step that fails
 # does not stop the others, and fails the run. The logs of the steps are in .build/logs.
 set -u
 
@@ -58,10 +58,10 @@ step() {
     if [ $status = 124 ] || [ $status = 137 ]; then result="TIMED OUT after $limit s"; elif [ $status != 0 ]; then result="FAILED ($status)"; fi
     printf '%4d s  %s\n' $((SECONDS - start)) "$result"
     summary="$summary$(printf '%-32s %4d s  %s' "$name" $((SECONDS - start)) "$result")"$'\n'
-    grep -aE 'Test run with [0-9]+ tests?' "$log" | tail -n 1
+    grep -aE 'Test run with [0-9]+ tests?|^[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1
     if [ $status != 0 ]; then
         failed=1
-        grep -E '✘|error:|WARNING: ThreadSanitizer|ERROR: AddressSanitizer' "$log" | head -n 40
+        grep -E '✘|error:|^FAILED|WARNING: ThreadSanitizer|ERROR: AddressSanitizer' "$log" | head -n 40
         tail -n 15 "$log"
     fi
     return $status
@@ -103,6 +103,8 @@ if step "build release" 600 swift build -c release; then
     step "Examples throughput" 120 Examples/throughput.sh 256
     cat "$LOGS/Examples-throughput.log"
 fi
+# cardfs in guests with VFIO, an IOMMU and cards of QEMU; it builds cardfs once more, without shared libraries.
+step "real cards in the rig" 780 Tests/rig.sh
 sweep
 
 echo

@@ -18,7 +18,8 @@ struct DescriptorRing {
         words = buffer.base.assumingMemoryBound(to: Atomic<UInt32>.self)
     }
 
-    @_noLocks private func place(_ entry: UInt64) -> Int { Int(truncatingIfNeeded: entry) & (count &- 1) }
+    /// Where an entry is in the table.
+    @_noLocks func place(_ entry: UInt64) -> Int { Int(truncatingIfNeeded: entry) & (count &- 1) }
 
     /// The first word, with what the card wrote before it.
     @_noLocks func status(_ entry: UInt64) -> UInt32 { words[2 &* place(entry)].load(ordering: .acquiring) }

@@ -10,6 +10,27 @@ extension ReceiveChannel {
         self.data = data
     }
 
+    /// Whether nobody reads and nothing is there to be read.
+    mutating func isIdle() -> Bool {
+        reap()
+        settle()
+        return available == 0 && readers.oldest == nil && !isInUse
+    }
+
+    /// Whether anything has come that nobody has read.
+    mutating func hasArrived() -> Bool {
+        reap()
+        return available > 0
+    }
+
+    /// Lets readers and an engine that was reset go on where they were.
+    mutating func goOn() {
+        isHeld = false
+        readers.start()
+        restartEngine()
+        settle()
+    }
+
     /// Gives the ring to an engine that was reset and lets readers in: the whole ring, or what the unread bytes of before a
     /// sleep leave of it.
     mutating func start() {

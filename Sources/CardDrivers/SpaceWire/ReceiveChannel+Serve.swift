@@ -124,9 +124,13 @@ extension ReceiveChannel {
     ) -> Bool {
         guard let context else { return false }
         let total = record.pointee.accumulated &+ count
-        let isDirect =
-            record.pointee.accumulated == 0
-            && (count >= context.policy.directThreshold || record.pointee.flags.contains(.direct))
+        var isDirect = false
+        // Out of a common buffer every byte is copied, and its place goes back to the card at once.
+        if case .scatterGather = engine {
+            isDirect =
+                record.pointee.accumulated == 0
+                && (count >= context.policy.directThreshold || record.pointee.flags.contains(.direct))
+        }
         var isDone = false
         if isDirect { isDone = pointAt(record, count) }
         if !isDone {
@@ -158,6 +162,11 @@ extension ReceiveChannel {
         plan.direction = .fromDevice
         plan.isBuffered = isBuffered
         plan.memory = isBuffered ? (record.pointee.storage == .systemBuffer ? .system : .request) : .ring
+        if case .scatterGather = engine {
+        } else {
+            plan.memory = .commonBuffer
+        }
+        plan.engine = engine
         plan.byteCount = total
         plan.elements = (total &+ (Self.slotByteCount &- 1)) / Self.slotByteCount
         plan.pages = (total &+ 4095) &>> 12

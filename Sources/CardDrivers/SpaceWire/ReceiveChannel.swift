@@ -47,6 +47,8 @@ struct ReceiveChannel: ~Copyable {
     /// What the ring holds is to be read after a sleep.
     var keepsUnread = false
 
+    /// How bytes come from the card. Changed only while the channel is idle and held.
+    var engine = DMAEngine.scatterGather
     var framing = Framing.stream
     /// Readers that wait, the oldest first.
     var readers = IOQueue(.manual)

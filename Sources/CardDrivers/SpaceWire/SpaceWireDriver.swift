@@ -63,8 +63,9 @@ public final class SpaceWireDriver: CardDriver {
     let receive: ReceivePort
     let signals: UnsafeMutablePointer<InterruptSignals>
     private let entry: UnsafeMutablePointer<SpaceWireEntry>
-    private var window = RegisterWindow.none
-    private var transmitTable: CommonBuffer?
+    private(set) var window = RegisterWindow.none
+    private(set) var transmitTable: CommonBuffer?
+    private var transmitSlots: CommonBuffer?
     private var receiveTable: CommonBuffer?
     private var receiveData: CommonBuffer?
     /// Held by whoever takes the rings from the card: a recovery, a flush, a start or a suspension. Taken before the locks of
@@ -76,8 +77,7 @@ public final class SpaceWireDriver: CardDriver {
     private(set) var isFullCard = false
 
     /// The bits of the control register that stay while the card works.
-    private static let control =
-        SpaceWireLayout.Control.linkStart | SpaceWireLayout.Control.autoStart | interruptEnables
+    static let control = SpaceWireLayout.Control.linkStart | SpaceWireLayout.Control.autoStart | interruptEnables
 
     private static let interruptEnables =
         SpaceWireLayout.Control.interruptOnLink | SpaceWireLayout.Control.interruptOnTimeCode
@@ -138,6 +138,10 @@ public final class SpaceWireDriver: CardDriver {
         let table = SpaceWireLayout.tableByteCount
         let transmitTable = try adapter.allocateCommonBuffer(byteCount: table, alignment: table)
         self.transmitTable = transmitTable
+        let transmitSlots = try adapter.allocateCommonBuffer(
+            byteCount: TransmitChannel.slotCount * TransmitChannel.slotByteCount
+        )
+        self.transmitSlots = transmitSlots
         let receiveTable = try adapter.allocateCommonBuffer(byteCount: table, alignment: table)
         self.receiveTable = receiveTable
         let receiveData = try adapter.allocateCommonBuffer(
@@ -155,9 +159,9 @@ public final class SpaceWireDriver: CardDriver {
             clock: device.clock,
             policy: device.policy
         )
-        let transmitRing = DescriptorRing(buffer: transmitTable, count: TransmitChannel.ringCount)
+        let transmitRing = DescriptorRing(buffer: transmitTable, count: ringCount(engine))
         let receiveRing = DescriptorRing(buffer: receiveTable, count: ReceiveChannel.slotCount)
-        transmit.control { $0.attach(context, ring: transmitRing) }
+        transmit.control { $0.attach(context, ring: transmitRing, slots: transmitSlots) }
         receive.control { $0.attach(context, ring: receiveRing, data: receiveData) }
         signals.pointee.window = window
         signals.pointee.receiveRing = receiveRing
@@ -171,6 +175,7 @@ public final class SpaceWireDriver: CardDriver {
         signals.pointee.receiveRing = nil
         signals.pointee.window = .none
         transmitTable = nil
+        transmitSlots = nil
         receiveTable = nil
         receiveData = nil
     }
@@ -222,7 +227,7 @@ public final class SpaceWireDriver: CardDriver {
             isWorking = false
             transmit.control { $0.hold() }
             receive.control { $0.hold() }
-            window.store32(Self.control | SpaceWireLayout.Control.dmaReset, SpaceWireLayout.control)
+            resetDMA()
             let lost = transmit.control { $0.reclaim(departure.status, departure.cause, endPacket: false) }
             waitForReplies()
             receive.control { $0.cease(keepsUnread: departure == .suspend) }

@@ -56,6 +56,7 @@ enum SpaceWireLayout {
         static var receiveDescriptor: UInt32 { @_noLocks get { 1 << 11 } }
         static var transmitDescriptor: UInt32 { @_noLocks get { 1 << 12 } }
         static var receivePacket: UInt32 { @_noLocks get { 1 << 13 } }
+        static var receiverEmpty: UInt32 { @_noLocks get { 1 << 14 } }
         static var linkErrors: UInt32 { @_noLocks get { 0xf << 2 } }
         static var timeCode: UInt32 { @_noLocks get { 1 << 10 } }
         static var sticky: UInt32 { @_noLocks get { 0xf << 2 | 0xf << 10 } }

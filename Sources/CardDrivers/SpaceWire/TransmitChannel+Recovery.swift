@@ -13,8 +13,22 @@ enum TransmitStall {
 // What happens when the card does not: none of it is on the path of a request that goes well.
 extension TransmitChannel {
     /// Starts the ring anew on hardware that was just prepared. The engine is stopped.
-    mutating func attach(_ context: ChannelContext, ring: DescriptorRing) {
+    mutating func attach(_ context: ChannelContext, ring: DescriptorRing, slots: CommonBuffer) {
         self.context = context
+        self.ring = ring
+        self.slots = slots
+    }
+
+    /// Whether nothing is with the card and nobody waits.
+    mutating func isIdle() -> Bool {
+        reap()
+        settle()
+        return head == tail && current == nil && barriers.isEmpty && writes.waitingCount == 0
+    }
+
+    /// Sends in another way from the next ``start()`` on. The channel is idle and held.
+    mutating func select(_ engine: DMAEngine, ring: DescriptorRing) {
+        self.engine = engine
         self.ring = ring
     }
 
@@ -47,6 +61,7 @@ extension TransmitChannel {
     mutating func detach() {
         isHeld = true
         ring = nil
+        slots = nil
         context = nil
     }
 

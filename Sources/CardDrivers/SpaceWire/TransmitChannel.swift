@@ -27,6 +27,10 @@ struct TransmitMark {
 struct TransmitChannel: ~Copyable {
     /// Descriptors in the ring.
     static var ringCount: Int { @_noLocks get { 512 } }
+    /// Entries of the ring of the engine `common`, each with a slot of ``slotByteCount``: 4 MiB.
+    static var slotCount: Int { @_noLocks get { 128 } }
+    /// Bytes of a slot.
+    static var slotByteCount: Int { @_noLocks get { 32 << 10 } }
     /// Receive buffers that may be in the ring: enough to keep the card busy while the next request arrives, few enough to
     /// stay in the processor's cache.
     static var maximumPostedBuffers: Int { @_noLocks get { 6 } }
@@ -36,6 +40,10 @@ struct TransmitChannel: ~Copyable {
     let marks: UnsafeMutablePointer<TransmitMark>
     var context: ChannelContext?
     var ring: DescriptorRing?
+    /// How bytes reach the card. Changed only while the channel is idle and held.
+    var engine = DMAEngine.scatterGather
+    /// The slots of the engine `common`, one for each entry of its ring.
+    var slots: CommonBuffer?
     /// Running counters: the next entry to fill, the oldest the card still has.
     var tail: UInt64 = 0
     var head: UInt64 = 0
@@ -177,22 +185,34 @@ extension TransmitChannel {
     }
 
     @_noLocks private func hasRoom(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
-        guard !isHeld, context != nil else { return false }
+        guard !isHeld, let ring else { return false }
+        if case .common = engine {
+            let slot = Self.slotByteCount
+            return (record.pointee.length &+ (slot &- 1)) / slot <= ring.count &- Int(tail &- head)
+        }
         if record.pointee.storage == .receiveBuffer && postedBuffers >= Self.maximumPostedBuffers { return false }
         let fragment = SpaceWireLayout.fragmentByteCount
         let needed = (record.pointee.length &+ (fragment &- 1)) / fragment
-        return needed <= Self.ringCount &- Int(tail &- head)
+        return needed <= ring.count &- Int(tail &- head)
     }
 
-    /// Writes the scatter/gather list of a request into the descriptor table and rings the doorbell.
+    /// Gives the bytes of a request to the card.
     @_noLocks private mutating func post(_ record: UnsafeMutablePointer<RequestRecord>) {
-        guard let context, let ring, let payload = record.pointee.payload else { return }
         if let loss = record.pointee.stream?.pointee.lost {
             // Bytes before these were lost while they waited: sent now, they would leave a hole.
             record.pointee.lostBytes = loss.byteCount
             decided.add(record, loss.status, cause: loss.cause)
             return
         }
+        switch engine {
+        case .scatterGather: postDirect(record)
+        case .common, .system: postCopy(record)
+        }
+    }
+
+    /// Writes the scatter/gather list of a request into the descriptor table and rings the doorbell.
+    @_noLocks private mutating func postDirect(_ record: UnsafeMutablePointer<RequestRecord>) {
+        guard let context, let ring, let payload = record.pointee.payload else { return }
         let mdl = MemoryDescriptorList(virtualAddress: VirtualAddress(payload), byteCount: record.pointee.length)
         guard var list = context.arenaBuffer.scatterGatherList(of: mdl) else {
             decided.add(record, .internalError)
@@ -215,6 +235,55 @@ extension TransmitChannel {
             tail &+= 1
             elements &+= 1
         }
+        if record.pointee.storage == .receiveBuffer { postedBuffers &+= 1 }
+        accept(record, record.pointee.storage)
+        ring.release(first)
+        context.ring(SpaceWireLayout.Control.transmitStart)
+
+        note(record, mdl, elements)
+        // The memory belongs to the ring from here on.
+        record.pointee.storage = .none
+        decide(record)
+    }
+
+    /// Copies a request into the slots that belong to the next entries of the ring (common-buffer DMA). Its own memory is
+    /// free at once.
+    @_noLocks private mutating func postCopy(_ record: UnsafeMutablePointer<RequestRecord>) {
+        guard let context, let ring, let slots, let payload = record.pointee.payload else { return }
+        if tail == head { lastProgress = context.clock.now() }
+        let first = tail
+        let length = record.pointee.length
+        var offset = 0
+        while offset < length {
+            let count = min(length &- offset, Self.slotByteCount)
+            let slot = slots.base + ring.place(tail) &* Self.slotByteCount
+            chw_copy(slot, payload + offset, count)
+            offset &+= count
+            let flags = offset == length ? SpaceWireLayout.Descriptor.eop | SpaceWireLayout.Descriptor.interrupt : 0
+            if tail == first {
+                ring.prepare(tail, flags, length: count, address: slots.logical(slot))
+            } else {
+                ring.enable(tail, flags, length: count, address: slots.logical(slot))
+            }
+            marks[Int(truncatingIfNeeded: tail) & (Self.ringCount &- 1)].sequence = 0
+            tail &+= 1
+        }
+        accept(record, .none)
+        ring.release(first)
+        context.ring(SpaceWireLayout.Control.transmitStart)
+        note(
+            record,
+            MemoryDescriptorList(virtualAddress: VirtualAddress(payload), byteCount: length),
+            Int(tail &- first)
+        )
+        decide(record)
+    }
+
+    /// Counts a request as accepted; the last entry filled ends it and gives back `storage`.
+    @_noLocks private mutating func accept(
+        _ record: UnsafeMutablePointer<RequestRecord>,
+        _ storage: PayloadStorage
+    ) {
         accepted &+= 1
         let stream = record.pointee.stream
         marks[Int(truncatingIfNeeded: tail &- 1) & (Self.ringCount &- 1)] = TransmitMark(
@@ -222,16 +291,14 @@ extension TransmitChannel {
             stream: stream,
             generation: stream?.pointee.opening() ?? 0,
             byteCount: record.pointee.length,
-            storage: record.pointee.storage,
+            storage: storage,
             bufferIndex: record.pointee.bufferIndex
         )
         stream?.pointee.accept(accepted)
-        ring.release(first)
-        context.ring(SpaceWireLayout.Control.transmitStart)
+    }
 
-        note(record, mdl, elements)
-        // The memory belongs to the ring from here on.
-        record.pointee.storage = .none
+    /// Ends a request that was accepted, or lets it wait for the card if it is synchronous.
+    @_noLocks private mutating func decide(_ record: UnsafeMutablePointer<RequestRecord>) {
         if record.pointee.flags.contains(.synchronous) {
             record.pointee.accumulated = record.pointee.length
             waitForSequence(record, accepted)
@@ -245,15 +312,21 @@ extension TransmitChannel {
         _ mdl: MemoryDescriptorList,
         _ elements: Int
     ) {
-        let isBuffered = record.pointee.flags.contains(.buffered)
-        if record.pointee.storage == .receiveBuffer { postedBuffers &+= 1 }
+        var isBuffered = record.pointee.flags.contains(.buffered)
+        var memory = isBuffered ? TransferPlan.Memory.system : .request
+        if case .scatterGather = engine {
+        } else {
+            isBuffered = true
+            memory = .commonBuffer
+        }
         counters.requests &+= 1
         counters.acceptedBytes &+= UInt64(mdl.byteCount)
         if isBuffered { counters.bufferedRequests &+= 1 } else { counters.directRequests &+= 1 }
         plan.time = context?.clock.now() ?? 0
         plan.direction = .toDevice
         plan.isBuffered = isBuffered
-        plan.memory = isBuffered ? .system : .request
+        plan.memory = memory
+        plan.engine = engine
         plan.byteCount = mdl.byteCount
         plan.pages = mdl.pageCount
         plan.elements = elements
@@ -326,7 +399,7 @@ extension TransmitChannel {
         reap()
         settle()
         return current == nil && !isHeld && postedBuffers < Self.maximumPostedBuffers
-            && Self.ringCount &- Int(tail &- head) >= 32
+            && (ring?.count ?? 0) &- Int(tail &- head) >= 32
     }
 
     /// Sets the timer to the next moment at which something could have taken too long. It is set once and looks again when

@@ -204,6 +204,22 @@ struct TreeBuilder {
         )
         tree.add(
             Node(
+                name: "engine",
+                parent: directory,
+                kind: .text,
+                mode: mode(0o660),
+                read: { (device.dma?.engine.rawValue ?? "none") + "\n" },
+                command: { line, _ throws(FileError) in
+                    guard let engine = DMAEngine(rawValue: line) else {
+                        let known = DMAEngine.allCases.map(\.rawValue).joined(separator: ", ")
+                        throw FileError(EINVAL, "\"\(line)\" is no engine; the engines are \(known)")
+                    }
+                    do throws(StatusError) { try device.dma?.select(engine) } catch { throw FileError(error) }
+                }
+            )
+        )
+        tree.add(
+            Node(
                 name: "rx_end",
                 parent: directory,
                 kind: .text,
@@ -240,7 +256,10 @@ struct TreeBuilder {
 
     private static func planText(_ plan: TransferPlan) -> String {
         guard plan.time != 0 else { return "none\n" }
-        let memory = [TransferPlan.Memory.request: "request", .system: "system_buffer", .ring: "receive_ring"]
+        let memory = [
+            TransferPlan.Memory.request: "request", .system: "system_buffer", .ring: "receive_ring",
+            .commonBuffer: "common_buffer",
+        ]
         return """
             direction \(plan.direction == .toDevice ? "tx" : "rx")
             method \(plan.isBuffered ? "buffered" : "direct")
@@ -250,7 +269,8 @@ struct TreeBuilder {
             map_registers \(plan.mapRegisters)
             elements \(plan.elements)
             bounced_bytes \(plan.bouncedBytes)
-            engine sg
+            transfers \(plan.transfers)
+            engine \(plan.engine.rawValue)
 
             """
     }

@@ -22,6 +22,10 @@ public struct TransferPlan: Sendable {
     public var mapRegisters = 0
     /// Descriptors written.
     public var elements = 0
+    /// Operations of the card the transfer took: more than one where map registers were fewer than pages.
+    public var transfers = 1
+    /// How it was moved.
+    public var engine = DMAEngine.scatterGather
     /// Bytes copied because the card cannot reach them.
     public var bouncedBytes = 0
     /// When it was made, by the device's clock; 0 while there was none.
@@ -35,6 +39,8 @@ public struct TransferPlan: Sendable {
         case system
         /// The receive ring.
         case ring
+        /// A common buffer that the bytes were copied into or out of.
+        case commonBuffer
     }
 
     /// No transfer yet.

@@ -107,6 +107,13 @@ public protocol DMAControl: AnyObject {
     /// What the last finished transfer did.
     var lastPlan: TransferPlan { get }
 
+    /// How the data is moved.
+    var engine: DMAEngine { get }
+
+    /// Moves the data in another way from now on. ``Status/invalidDeviceState`` while anything is under way,
+    /// ``Status/notSupported`` for a way the card lacks; nothing has changed then.
+    func select(_ engine: DMAEngine) throws(StatusError)
+
     /// Discards what has not been read and aborts what has not been sent.
     func flush()
 

@@ -1,0 +1,64 @@
+# What the scripts of the rig have in common: checks that print one line each, `ok …` or `FAILED …`.
+
+# ok NAME: the check passed. bad NAME WHY: it did not.
+ok() { echo "ok $1"; }
+bad() { echo "FAILED $1: $2"; }
+
+# is NAME EXPECTED ACTUAL
+is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected \"$2\", got \"$3\""; fi; }
+
+# has NAME PART TEXT: the text contains the part.
+has() {
+    case $3 in
+    *"$2"*) ok "$1" ;;
+    *) bad "$1" "expected \"$2\" in \"$3\"" ;;
+    esac
+}
+
+# works NAME COMMAND…: the command ends with status 0.
+works() {
+    local name=$1 said
+    shift
+    if said=$("$@" 2>&1); then ok "$name"; else bad "$name" "status $?: $said"; fi
+}
+
+# same NAME FILE FILE: the files are there, not empty, and equal.
+same() {
+    if [ -s "$2" ] && cmp "$2" "$3" > /tmp/same 2>&1; then ok "$1"; else bad "$1" "$(cat /tmp/same; ls -l "$2" "$3" 2>&1)"; fi
+}
+
+# refused NAME WORDS COMMAND…: the command fails with the words of an errno (strerror) on standard error.
+refused() {
+    local name=$1 words=$2 said status
+    shift 2
+    said=$("$@" 2>&1 > /tmp/refused)
+    status=$?
+    if [ $status = 0 ]; then
+        bad "$name" "it was not refused: \"$(head -c 200 /tmp/refused)\""
+    else
+        has "$name" "$words" "$said"
+    fi
+}
+
+# told NAME MOUNT WORDS: the last line of last_error contains the words.
+told() { has "$1" "$3" "$(tail -n 1 "$2/last_error" 2>&1)"; }
+
+# within SECONDS COMMAND…: waits until the command succeeds.
+within() {
+    local left=$(($1 * 10))
+    shift
+    until "$@" > /dev/null 2>&1; do
+        left=$((left - 1))
+        [ $left -gt 0 ] || return 1
+        sleep 0.1
+    done
+}
+
+# put TEXT FILE: one write(2) of a line, whose errno is told.
+put() { echo "$1" > "$2"; }
+
+# monitor COMMAND: a command to the monitor of this guest's QEMU.
+monitor() { echo "$1" > /dev/ttyS1; }
+
+# random BYTES FILE
+random() { head -c "$1" /dev/urandom > "$2"; }

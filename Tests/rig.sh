@@ -1,0 +1,196 @@
+#!/bin/bash
+# cardfs on cards that nobody here wrote: Tests/rig.sh [--all] [--show] [BOOT…]
+#
+# Boots Debian's cloud kernel in QEMU, on a machine with an Intel IOMMU, an `edu` card in a slot that can be unplugged and an
+# NVMe disk, and runs the scripts of Tests/guest there. The guest has the kernel's own VFIO, and the cardfs in it is built
+# from this tree. The processor is emulated (TCG): neither KVM nor root is needed.
+#
+#   --all    the long way round: every transfer size, a thousand mounts
+#   --show   shows what the guests say while they say it, one guest after the other
+#   BOOT     only these guests: exact (one processor, exact virtual time: waits cost nothing), cards (two processors), bare
+#            (no IOMMU)
+#
+# Installs what is missing (apt-get, with sudo when you are not root). It ends by itself: a guest that hangs is ended, and its
+# log is shown. The logs stay in .build/rig. Exit status 0 when every check passed.
+set -u
+
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+WORK=$ROOT/.build/rig
+PATH=$PATH:/usr/sbin:/sbin
+mkdir -p "$WORK"
+
+all=0
+show=0
+boots=""
+for argument in "$@"; do
+    case $argument in
+    --all) all=1 ;;
+    --show) show=1 ;;
+    exact | cards | bare) boots="$boots $argument" ;;
+    *)
+        sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0" >&2
+        exit 2
+        ;;
+    esac
+done
+boots=${boots:-exact cards bare}
+
+fail() {
+    echo "rig.sh: $*" >&2
+    exit 1
+}
+
+# 1. What is needed.
+
+SUDO=""
+if [ "$(id -u)" != 0 ]; then SUDO="sudo"; fi
+# Another apt-get may be at work: it is waited for.
+APT="apt-get -q -o DPkg::Lock::Timeout=300"
+missing=""
+need() { eval "$2" > /dev/null 2>&1 || missing="$missing $1"; }
+need qemu-system-x86 'command -v qemu-system-x86_64'
+need busybox-static 'busybox cpio --help'
+need pciutils 'command -v lspci && command -v setpci'
+need pkg-config 'command -v pkg-config'
+need libfuse3-dev 'pkg-config --exists fuse3'
+need binutils 'command -v strip'
+if [ -n "$missing" ]; then
+    echo "installing$missing"
+    # shellcheck disable=SC2086
+    $SUDO $APT install -y --no-install-recommends $missing > "$WORK/packages.log" 2>&1 ||
+        { $SUDO $APT update && $SUDO $APT install -y --no-install-recommends $missing; } >> "$WORK/packages.log" 2>&1 ||
+        {
+            tail -n 20 "$WORK/packages.log" >&2
+            fail "these packages are missing and could not be installed:$missing"
+        }
+fi
+command -v swift > /dev/null || fail "swift is missing: https://www.swift.org/install tells how to get it"
+
+# 2. The kernel: unpacked rather than installed, since this machine keeps its own.
+
+kernel_package() { apt-cache depends linux-image-cloud-amd64 2> /dev/null | awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2; exit }'; }
+if ! ls "$WORK"/kernel/boot/vmlinuz-* > /dev/null 2>&1; then
+    rm -rf "$WORK/kernel" "$WORK/download"
+    mkdir -p "$WORK/download"
+    get_kernel() { (cd "$WORK/download" && rm -f ./*.deb && $APT download "$(kernel_package)"); }
+    [ -n "$(kernel_package)" ] && get_kernel > "$WORK/packages.log" 2>&1 ||
+        { $SUDO $APT update && get_kernel; } > "$WORK/packages.log" 2>&1 ||
+        {
+            tail -n 20 "$WORK/packages.log" >&2
+            fail "the package linux-image-cloud-amd64 could not be downloaded"
+        }
+    dpkg-deb -x "$WORK"/download/linux-image-*.deb "$WORK/unpacked" && mv "$WORK/unpacked" "$WORK/kernel" ||
+        fail "the kernel's package could not be unpacked"
+    rm -rf "$WORK/download"
+fi
+KERNEL=$(ls "$WORK"/kernel/boot/vmlinuz-* | head -n 1)
+MODULES=$(ls -d "$WORK"/kernel/lib/modules/* | head -n 1)
+
+# 3. cardfs, without a shared library. The linker's warnings are about functions of libc that cardfs does not call.
+
+echo "building"
+(cd "$ROOT" && swift build -c release --product cardfs --scratch-path .build-static -Xswiftc -static-executable) \
+    > "$WORK/build.log" 2>&1 || {
+    grep -E 'error:' "$WORK/build.log" | head -n 20 >&2
+    tail -n 5 "$WORK/build.log" >&2
+    fail "cardfs could not be built statically; $WORK/build.log tells more"
+}
+
+# 4. The initramfs.
+
+TREE=$WORK/initramfs
+rm -rf "$TREE"
+mkdir -p "$TREE"/{bin,dev,etc,lib/modules,mnt,proc,rig,sys,tmp}
+cp "$(command -v busybox)" "$TREE/bin/busybox"
+strip -o "$TREE/bin/cardfs" "$ROOT/.build-static/release/cardfs"
+# In the order in which they are loaded; later kernels have merged some.
+for module in virt/lib/irqbypass drivers/vfio/vfio drivers/vfio/vfio_virqfd drivers/vfio/vfio_iommu_type1 \
+    drivers/vfio/pci/vfio-pci-core drivers/vfio/pci/vfio-pci fs/fuse/fuse; do
+    if [ -e "$MODULES/kernel/$module.ko" ]; then
+        cp "$MODULES/kernel/$module.ko" "$TREE/lib/modules/"
+        echo "${module##*/}" >> "$TREE/lib/modules/order"
+    fi
+done
+# Programs with the libraries they name.
+for program in lspci setpci; do
+    path=$(command -v $program)
+    cp "$path" "$TREE/bin/"
+    for library in $(ldd "$path" | grep -oE '/[^ ]+'); do
+        mkdir -p "$TREE${library%/*}"
+        cp -L "$library" "$TREE$library"
+    done
+done
+cp "$ROOT"/Tests/guest/*.sh "$TREE/rig/"
+cp "$ROOT/Tests/guest/init" "$TREE/init"
+chmod +x "$TREE/init"
+printf 'root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n' > "$TREE/etc/passwd"
+printf 'root:x:0:\nuser:x:1000:\n' > "$TREE/etc/group"
+(cd "$TREE" && find . | busybox cpio -o -H newc -R 0:0 2> /dev/null) > "$WORK/initramfs.cpio" || fail "no initramfs"
+
+# 5. Guests.
+
+# boot NAME SECONDS SCRIPTS KERNEL-PARAMETERS QEMU-ARGUMENTS…: the second serial port of the guest is the monitor of its QEMU,
+# so that the guest unplugs its cards itself.
+boot() {
+    local name=$1 limit=$2 scripts=$3 parameters=$4
+    shift 4
+    local place=$WORK/$name
+    mkdir -p "$place"
+    rm -f "$place/monitor"
+    truncate -s 0 "$place/disk"
+    head -c 4194304 /dev/urandom > "$place/disk"
+    if [ $all = 1 ]; then parameters="$parameters rig_all"; fi
+    timeout --kill-after=5 "$limit" qemu-system-x86_64 \
+        -machine q35,kernel-irqchip=split -accel tcg -cpu max -m 1G -nodefaults -display none -no-reboot \
+        "$@" \
+        -device intel-iommu,intremap=on \
+        -device pcie-root-port,id=slot1,chassis=1,slot=1 -device edu,id=edu0,bus=slot1 \
+        -drive "if=none,id=disk,file=$place/disk,format=raw" -device nvme,serial=rig,drive=disk \
+        -kernel "$KERNEL" -initrd "$WORK/initramfs.cpio" \
+        -append "console=ttyS0 quiet panic=-1 rig=$scripts $parameters" \
+        -serial stdio \
+        -chardev "socket,id=port,path=$place/monitor,server=on,wait=off" -serial chardev:port \
+        -chardev "socket,id=monitor,path=$place/monitor" -mon chardev=monitor,mode=readline \
+        < /dev/null 2>&1
+    echo "qemu ended with status $?"
+}
+
+guest() {
+    case $1 in
+    exact) boot exact $((150 + 1500 * all)) simulated intel_iommu=on -smp 1 -icount shift=1,sleep=off ;;
+    cards) boot cards $((150 + 300 * all)) simulated intel_iommu=on -smp 2 ;;
+    bare) boot bare 60 bare "" -smp 1 ;;
+    esac
+}
+
+started=$SECONDS
+for name in $boots; do
+    if [ $show = 1 ]; then
+        guest "$name" | tee "$WORK/$name.log"
+    else
+        guest "$name" > "$WORK/$name.log" &
+    fi
+done
+wait
+
+passed=0
+failed=0
+for name in $boots; do
+    log=$WORK/$name.log
+    ok=$(grep -ac '^ok ' "$log")
+    bad=$(grep -ac '^FAILED ' "$log")
+    passed=$((passed + ok))
+    failed=$((failed + bad))
+    printf '%-8s %3d checks ok, %d failed\n' "$name" "$ok" "$bad"
+    grep -a '^FAILED ' "$log"
+    if ! grep -aq '^rig: done' "$log"; then
+        failed=$((failed + 1))
+        echo "FAILED $name: the guest did not come to its end; the last it said:"
+        tail -n 60 "$log"
+    elif [ "$bad" != 0 ]; then
+        tail -n 120 "$log"
+    fi
+done
+echo "the guests ran for $((SECONDS - started)) s; their logs are in $WORK"
+echo "$passed passed, $failed failed"
+[ $failed = 0 ] && [ $passed != 0 ]
