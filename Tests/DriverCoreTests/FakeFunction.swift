@@ -215,14 +215,14 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
         try step("reset")
     }
 
-    var eventHandler: FunctionEventHandler?
-    func setEventHandler(_ handler: FunctionEventHandler?) { eventHandler = handler }
+    var eventSink: (@Sendable (FunctionEvent) -> Void)?
+    func setEventSink(_ sink: (@Sendable (FunctionEvent) -> Void)?) { eventSink = sink }
 
-    func detach() { trace.add("detach") }
+    func release() { trace.add("release") }
 
-    func attach() throws(BusError) {
-        trace.add("attach")
-        try step("attach")
+    func reclaim() throws(BusError) {
+        trace.add("reclaim")
+        try step("reclaim")
     }
 
     func close() { trace.add("close") }

@@ -8,7 +8,9 @@ import Testing
         "prepareHardware", "map 0", "map 2", "d0Entry", "connect MSI-X 4", "enableInterrupts", "interruptsEnabled",
         "master on", "startIO",
     ]
-    static let powerUp = ["d0Entry", "connect MSI-X 4", "enableInterrupts", "interruptsEnabled", "master on", "startIO"]
+    static let powerUp = [
+        "d0Entry", "connect MSI-X 4", "enableInterrupts", "interruptsEnabled", "master on", "startIO",
+    ]
     static let powerDown = [
         "suspendIO", "master off", "interruptsDisabling", "disableInterrupts", "disconnect", "d0Exit",
     ]
@@ -52,7 +54,7 @@ import Testing
         for _ in 0..<3 {
             function.trace.clear()
             try device.start()
-            #expect(function.trace.all.filter { $0 != "attach" } == Self.up)
+            #expect(function.trace.all.filter { $0 != "reclaim" } == Self.up)
             try device.stop()
             #expect(isClean(function))
         }

@@ -66,7 +66,8 @@ import Testing
         case (_, .suspend): nil
         case (.asleep, .resume): (.started, .d0)
         case (_, .resume): nil
-        case (.working, .reset), (.asleep, .reset), (.removed, .reset), (.gone, .reset), (.failed, .reset): (.started, .d0)
+        case (.working, .reset), (.asleep, .reset), (.removed, .reset), (.gone, .reset), (.failed, .reset):
+            (.started, .d0)
         case (_, .reset): nil
         case (.notStarted, .reload): nil
         // The fake card is not reprogrammed: one that has not left by itself runs into the time limit.
@@ -78,7 +79,8 @@ import Testing
     }
 
     @Test(arguments: Place.allCases, Command.allCases)
-    func `each command leads from each state where it should, or changes nothing`(place: Place, command: Command) throws {
+    func `each command leads from each state where it should, or changes nothing`(place: Place, command: Command) throws
+    {
         let (function, device) = try device(in: place)
         let before = device.state
         let ended = status { () throws(StatusError) in try run(command, device) }
@@ -120,7 +122,9 @@ import Testing
     @Test func `a rebalance starts the card at its new place`() throws {
         final class Keeping: FakeDriver {
             nonisolated(unsafe) static var lists: [ResourceLists] = []
-            override func prepareHardware(_ resources: ResourceLists) throws(StatusError) { Self.lists.append(resources) }
+            override func prepareHardware(_ resources: ResourceLists) throws(StatusError) {
+                Self.lists.append(resources)
+            }
         }
         let function = FakeFunction()
         let device = try makeDevice(function, drivers: [Keeping.self])
@@ -136,14 +140,14 @@ import Testing
     @Test func `an orderly removal goes down from D0, releases, and flushes last`() throws {
         let (function, device) = try device(in: .working)
         try device.remove()
-        #expect(function.trace.all == PnPTests.powerDown + Self.remove + ["flushIO remove", "detach"])
+        #expect(function.trace.all == PnPTests.powerDown + Self.remove + ["flushIO remove", "release"])
         #expect(device.state == (.removed, .d3))
     }
 
     @Test func `a removal out of sleep releases without another d0Exit`() throws {
         let (function, device) = try device(in: .asleep)
         try device.remove()
-        #expect(function.trace.all == Self.remove + ["flushIO remove", "detach"])
+        #expect(function.trace.all == Self.remove + ["flushIO remove", "release"])
     }
 
     @Test func `a surprise removal in D0 says so first, then goes the whole way down`() throws {
@@ -154,7 +158,7 @@ import Testing
         let down = PnPTests.powerDown.filter { $0 != "master off" }
         #expect(
             function.trace.all.filter { $0 != "master off" }
-                == ["surpriseRemoval"] + down + Self.remove + ["flushIO gone", "detach"]
+                == ["surpriseRemoval"] + down + Self.remove + ["flushIO gone", "release"]
         )
     }
 
@@ -163,7 +167,7 @@ import Testing
         function.leave()
         device.reportMissing()
         #expect(eventually { device.state == (.surpriseRemoved, .d3) })
-        #expect(function.trace.all == ["surpriseRemoval"] + Self.remove + ["flushIO gone", "detach"])
+        #expect(function.trace.all == ["surpriseRemoval"] + Self.remove + ["flushIO gone", "release"])
     }
 
     @Test func `a card that was only suspected goes on`() throws {
@@ -176,24 +180,24 @@ import Testing
     @Test func `what the bus tells is carried out: a release request removes, a removal is one`() throws {
         for (event, target) in [(FunctionEvent.releaseRequested, PnPState.removed), (.removed, .surpriseRemoved)] {
             let (function, device) = try device(in: .working)
-            function.eventHandler?(event)
+            function.eventSink?(event)
             #expect(eventually { device.state == (target, .d3) })
             device.worker.drain()
-            #expect(function.trace.all.last == "detach")
+            #expect(function.trace.all.last == "release")
             // Told twice, it is done once.
             function.trace.clear()
-            function.eventHandler?(event)
+            function.eventSink?(event)
             device.worker.drain()
-            #expect(function.trace.all.filter { $0 != "detach" } == [])
+            #expect(function.trace.all.filter { $0 != "release" } == [])
             // And the card that is back works.
             try device.start()
-            #expect(device.state == (.started, .d0) && function.trace.all.contains("attach"))
+            #expect(device.state == (.started, .d0) && function.trace.all.contains("reclaim"))
         }
     }
 
     @Test func `an error the bus tells is reported, and the card is looked for`() throws {
         let (function, device) = try device(in: .working)
-        function.eventHandler?(.failed)
+        function.eventSink?(.errorReported)
         device.worker.drain()
         #expect(device.lastTransferFailure?.cause.contains("uncorrectable error") == true)
         #expect(device.state == (.started, .d0))
@@ -218,7 +222,7 @@ import Testing
         let (function, device) = try device(in: .removed)
         function.put(0x4444, at: ConfigurationSpace.deviceID)
         #expect(status { () throws(StatusError) in try device.start() } == .deviceConfigurationError)
-        #expect(device.state == (.removed, .d3) && function.trace.all == ["attach", "detach"])
+        #expect(device.state == (.removed, .d3) && function.trace.all == ["reclaim", "release"])
     }
 
     @Test func `a slot that is still empty leaves everything as it was`() throws {

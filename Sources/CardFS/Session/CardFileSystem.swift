@@ -126,7 +126,9 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     private func stateChanged() {
         poll.notifyState()
         // Who waits for a card that was removed waits in vain.
-        guard device.removals.pointee.load(ordering: .acquiring) != seenRemovals.load(ordering: .relaxed) else { return }
+        guard device.removals.pointee.load(ordering: .acquiring) != seenRemovals.load(ordering: .relaxed) else {
+            return
+        }
         seenRemovals.store(device.removals.pointee.load(ordering: .acquiring), ordering: .relaxed)
         interruptReaders.endDead(self)
         poll.notifyAll()

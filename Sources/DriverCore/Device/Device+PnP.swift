@@ -157,7 +157,7 @@ extension Device {
                 // A reload that waited has given the hardware back by itself.
                 guard let self, self.isWanted.exchange(false, ordering: .sequentiallyConsistent) else { return }
                 try? self.remove()
-                self.function.detach()
+                self.function.release()
             }
         case .removed:
             isWanted.store(true, ordering: .sequentiallyConsistent)
@@ -165,7 +165,7 @@ extension Device {
                 guard let self, self.isWanted.exchange(false, ordering: .sequentiallyConsistent) else { return }
                 self.surpriseRemove(isCertain: true)
             }
-        case .failed:
+        case .errorReported:
             report(
                 TransferFailure(
                     stage: "card",
@@ -251,20 +251,20 @@ extension Device {
         registers.pointee.close(gone: true)
         release(driver)
         driver.flushIO()
-        function.detach()
+        function.release()
     }
 
     /// Gets hold of a card that was stopped, removed, gone or failed, if it is there and the same.
     func takeAgain() throws(StatusError) {
         let found: PCIIdentity
         do {
-            try function.attach()
+            try function.reclaim()
             found = try PCIIdentity(of: function)
         } catch {
             throw StatusError(error.code == ENODEV ? .deviceNotConnected : .ioDeviceError, error.sentence)
         }
         guard found.vendor == identity.vendor, found.device == identity.device else {
-            function.detach()
+            function.release()
             throw StatusError(
                 .deviceConfigurationError,
                 "another card sits at \(function.address) now: \(hexadecimal(found.vendor, digits: 4))"

@@ -40,7 +40,7 @@ extension Device {
             }
             if isWanted.exchange(false, ordering: .sequentiallyConsistent) {
                 // The machine takes the slot away, as it does when the link goes down: it comes back under the same address.
-                function.detach()
+                function.release()
                 hasLeft = true
                 since = nil
             }
@@ -79,7 +79,7 @@ extension Device {
 
     private func presence() -> Presence {
         do {
-            try function.attach()
+            try function.reclaim()
             _ = try PCIIdentity(of: function)
             return try snapshot?.isForgotten(by: function) == false ? .same : .forgotten
         } catch {

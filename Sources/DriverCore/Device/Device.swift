@@ -146,7 +146,7 @@ public final class Device: @unchecked Sendable {
             close()
             throw error
         }
-        function.setEventHandler { [weak self] event in self?.take(event) }
+        function.setEventSink { [weak self] event in self?.take(event) }
     }
 
     private let selfContext: UnsafeMutablePointer<Unmanaged<Device>?>
@@ -165,7 +165,7 @@ public final class Device: @unchecked Sendable {
     public func close() {
         guard !isClosed else { return }
         isClosed = true
-        function.setEventHandler(nil)
+        function.setEventSink(nil)
         isClosing.store(true, ordering: .sequentiallyConsistent)
         isWanted.store(true, ordering: .sequentiallyConsistent)
         shutDown()
