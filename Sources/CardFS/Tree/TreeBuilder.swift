@@ -41,7 +41,7 @@ struct TreeBuilder {
             tree.add(Node(name: "bar0", parent: 1, kind: .windowRegister, mode: mode(0o660), size: 11))
             tree.add(Node(name: "offset", parent: 1, kind: .windowOffset, mode: mode(0o660), size: 11))
         }
-        if let bar0 = device.function.baseAddressRegisters.first(where: { $0.index == 0 }) {
+        if let bar0 = device.function.baseAddressRegisters.first(where: { $0.index == 0 && $0.kind != .io }) {
             tree.add(
                 Node(
                     name: "paddr",

@@ -1,5 +1,5 @@
 public import CHardware
-import PCIBus
+public import PCIBus
 
 /// A driver for one type of card (the callbacks of a WDF driver).
 ///
@@ -15,6 +15,9 @@ public protocol CardDriver: AnyObject {
 
     /// The card's registers.
     static var registerMap: RegisterMap { get }
+
+    /// The registers of one function, where they depend on it; ``registerMap`` otherwise.
+    static func registerMap(of function: any PCIFunction) -> RegisterMap
 
     /// What the card can do as a bus master; nil for a card without DMA.
     static var dmaDescription: DeviceDescription? { get }
@@ -51,6 +54,11 @@ public protocol CardDriver: AnyObject {
 
     /// The controls of the DMA streams. nil for a card without DMA.
     var dma: (any DMAControl)? { get }
+}
+
+extension CardDriver {
+    /// The same registers for every function.
+    public static func registerMap(of function: any PCIFunction) -> RegisterMap { registerMap }
 }
 
 /// What the control files of `dma/` do. Any thread, passive level.
