@@ -4,9 +4,9 @@ import PackageDescription
 
 // One target per layer, and a layer depends only on what is below it:
 //
-//   cardfs → CardFS → CardDrivers → DriverCore → PCIBus ← SimulatedCard
+//   cardfs → CardFS → CardDrivers → DriverCore → PCIBus ← SimulatedCard, VFIOBus
 //
-// CFuse and CHardware hold what Swift cannot say: libfuse's macros, volatile accesses, barriers.
+// CFuse, CHardware and CVFIO hold what Swift cannot say: libfuse's macros, volatile accesses, barriers, ioctl numbers.
 
 let swiftSettings: [SwiftSetting] = [
     // `any P` is spelled out, so that a dynamic dispatch is seen where it happens.
@@ -45,6 +45,12 @@ let package = Package(
             dependencies: ["PCIBus", "CHardware"],
             swiftSettings: swiftSettings
         ),
+        .target(name: "CVFIO"),
+        .target(
+            name: "VFIOBus",
+            dependencies: ["PCIBus", "CHardware", "CVFIO"],
+            swiftSettings: swiftSettings
+        ),
         .target(
             name: "DriverCore",
             dependencies: ["PCIBus", "CHardware"],
@@ -66,7 +72,8 @@ let package = Package(
         .executableTarget(
             name: "cardfs",
             dependencies: [
-                "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "CFuse", "CHardware",
+                "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "VFIOBus", "CFuse",
+                "CHardware",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],

@@ -111,6 +111,17 @@ public struct InterruptSink: @unchecked Sendable {  // the context outlives the 
     }
 }
 
+/// What a bus tells of a function by itself.
+public enum FunctionEvent: Hashable, Sendable {
+    /// The platform wants the function back, because it is being unplugged or unbound, and waits until
+    /// ``PCIFunction/release()``.
+    case releaseRequested
+    /// The function has left the bus.
+    case removed
+    /// The function, or a bridge on the way to it, reported an uncorrectable error: what was under way may be lost.
+    case errorReported
+}
+
 /// One PCI function, as a driver reaches it. Everything above this protocol is the same for silicon and for a model of it.
 ///
 /// The calls below may block and are made at passive level, by one thread at a time unless they say otherwise. The data
@@ -174,11 +185,32 @@ public protocol PCIFunction: AnyObject, Sendable {
     /// Function level reset: the card is as after power-on, its configuration restored, bus mastering off.
     func resetFunction() throws(BusError)
 
+    /// Names who is told of events; nil for nobody. The sink is called on a thread of the bus and must hand the work on: it
+    /// may not call ``release()`` or ``close()``. Any thread.
+    func setEventSink(_ sink: (@Sendable (FunctionEvent) -> Void)?)
+
+    /// Gives the function back to the platform, which may then take it away; memory stays allocated. Everything of it is
+    /// unmapped and disconnected first. Until ``reclaim()`` the function answers like one that is gone: ENODEV.
+    func release()
+
+    /// Takes the function anew after ``release()``: the one that sits at the same address now, which may be another card, with
+    /// other BARs. ENODEV when nothing is there. Nothing when it was not given back.
+    func reclaim() throws(BusError)
+
     /// Controls the bus offers beside the function.
     var controls: [BusControl] { get }
 
     /// Gives the function back. Everything mapped is unmapped first.
     func close()
+}
+
+extension PCIFunction {
+    /// Nothing to tell: no platform is behind this function that could ask for it.
+    public func setEventSink(_ sink: (@Sendable (FunctionEvent) -> Void)?) {}
+    /// Nobody to give it to.
+    public func release() {}
+    /// It was never given back.
+    public func reclaim() throws(BusError) {}
 }
 
 /// A source of functions: the simulated machine, or this one.

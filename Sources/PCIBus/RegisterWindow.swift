@@ -32,6 +32,9 @@ public struct RegisterWindow: @unchecked Sendable {
     /// A window of nothing, for before a BAR is mapped.
     public static var none: RegisterWindow { RegisterWindow(chw_window()) }
 
+    /// Whether an access is a load or a store of this processor, rather than a call into the bus.
+    public var isMapped: Bool { raw.base != nil }
+
     /// Bytes in the window.
     @inlinable public var byteCount: UInt64 { raw.byte_count }
 

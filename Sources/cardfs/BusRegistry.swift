@@ -14,20 +14,15 @@ enum BusRegistry {
     }
 
     static let entries: [Entry] = [
-        Entry(name: "sim", takes: { $0 == .simulated }, open: openSimulatedCard)
+        Entry(name: "sim", takes: { $0 == .simulated }, open: openSimulatedCard),
+        Entry(name: "vfio", takes: { $0 != .simulated }, open: openPhysicalCard),
     ]
 
-    /// The bus that takes a card; a refusal says which cards can be taken.
+    /// The bus that takes a card.
     static func entry(for card: CardName) throws(Refusal) -> Entry {
         guard let entry = entries.first(where: { $0.takes(card) }) else {
-            throw Refusal(
-                "\(card) cannot be mounted: \(obstacle)",
-                hint: "cardfs mount sim MOUNTPOINT mounts a simulated card"
-            )
+            throw Refusal("no bus of this build reaches \(card)", hint: "cardfs list shows the cards of this machine")
         }
         return entry
     }
-
-    /// Why a card that no entry takes is not taken.
-    static let obstacle = "this build drives simulated cards only"
 }

@@ -4,6 +4,7 @@ import DriverCore
 import Logging
 import PCIBus
 import SimulatedCard
+import VFIOBus
 
 /// Opens a simulated card and prepares its mount.
 @Sendable func openSimulatedCard(
@@ -27,6 +28,36 @@ import SimulatedCard
         mountpoint: mountpoint,
         options: options,
         clock: clock,
+        logger: logger
+    )
+}
+
+/// Opens a PCI function of this machine through VFIO and prepares its mount.
+@Sendable func openPhysicalCard(
+    card: CardName,
+    mountpoint: String,
+    options: MountOptions,
+    logger: Logger
+) throws -> any MountService {
+    guard case .pci(let address) = card else { throw Refusal("\(card) is no PCI function") }
+    guard options.address == nil else {
+        throw Refusal(
+            "the option address places a simulated card, and \(address) has its place",
+            hint: "cardfs mount \(address) \(mountpoint)"
+        )
+    }
+    let function: any PCIFunction
+    do {
+        function = try VFIOBus().open(address)
+    } catch {
+        throw Refusal(error.sentence, hint: "cardfs doctor \(address) shows all that is missing")
+    }
+    return try CardMount(
+        function: function,
+        name: address.description,
+        mountpoint: mountpoint,
+        options: options,
+        clock: Clock.monotonic(),
         logger: logger
     )
 }

@@ -25,3 +25,4 @@
 #include "CHardwareSync.h"
 #include "CHardwareEntry.h"
 #include "CHardwareCRC.h"
+#include "CHardwareLevel.h"

@@ -15,9 +15,14 @@ extension EduChannel {
     /// Lets requests through to a card whose engine is idle. What waited begins to wait anew.
     mutating func start() {
         phase = .idle
-        isHeld = false
         refusal = nil
         lastProgress = context?.clock.now() ?? 0
+        resume()
+    }
+
+    /// Lets requests through after ``hold()``.
+    mutating func resume() {
+        isHeld = false
         writes.start()
         if current == nil { take(writes.next()) }
         pump()

@@ -9,13 +9,15 @@ extension EduDriver {
     func runDeferred() {
         let finding = port.control { $0.look() }
         if port.control({ $0.isAwaited && !$0.answers }), device.examine() == .gone {
-            leave()
+            device.reportMissing()
         } else {
             switch finding {
             case .fine: break
             case .nothingMoved:
                 let (status, cause) = diagnose()
-                if case .gone = cause { leave() } else { end(status, cause) }
+                tell(status, cause, "data")
+                port.control { $0.resolve(status, cause) }
+                if case .gone = cause { device.reportMissing() }
             case .stuck:
                 tell(.ioTimeout, .stuck, "completion")
                 port.control { $0.abandon() }
@@ -40,21 +42,6 @@ extension EduDriver {
         let command = (try? device.function.readConfiguration(ConfigurationSpace.command, .word)) ?? 0
         let isMaster = UInt16(truncatingIfNeeded: command) & ConfigurationSpace.Command.busMaster.rawValue != 0
         return (.ioDeviceError, isMaster ? .busError : .busMasterOff)
-    }
-
-    private func end(_ status: Status, _ cause: FailureCause) {
-        tell(status, cause, "data")
-        port.control { $0.resolve(status, cause) }
-    }
-
-    /// The card has left: everything that waits ends with ENODEV, and so does everything that comes, until a start.
-    private func leave() {
-        guard port.control({ $0.refusal == nil && !$0.isHeld }) else { return }
-        tell(.deviceNotConnected, .gone, "data")
-        port.control {
-            $0.failAll(.deviceNotConnected, .gone)
-            _ = $0.discard()
-        }
     }
 
     /// Makes a failure the text of `dma/last_error`. No byte that was accepted is lost: the write or read is told.
@@ -141,7 +128,8 @@ extension EduDriver: DMAControl {
         let card = device.function.address
         switch cause {
         case .receiverFull: return "the buffer of \(card) is full"
-        case .busMasterOff: return "bus mastering of \(card) is off: it reported the end of a transfer and moved nothing"
+        case .busMasterOff:
+            return "bus mastering of \(card) is off: it reported the end of a transfer and moved nothing"
         case .stuck: return "\(card) began a transfer that does not end"
         case .busError:
             return "\(card) reported the end of a transfer and moved nothing: its IOMMU does not translate the address"
@@ -152,6 +140,8 @@ extension EduDriver: DMAControl {
         case .wouldBlock: return "the request would have to wait and the file is nonblocking"
         case .discarded: return "the transfer was cut off by a command"
         case .gone: return "\(card) does not answer any more"
+        case .removed: return "\(card) was taken out of use"
+        case .startFailed: return "\(card) could not be brought back to work"
         case .notInD0: return "\(card) is not in D0"
         case .dropped: return "the driver dropped the request"
         default: return "the transfer failed on \(card)"
@@ -169,7 +159,9 @@ extension EduDriver: DMAControl {
         case .outOfBuffers: return "let some of the waiting requests finish"
         case .wouldBlock: return "poll first"
         case .discarded: return "write what is still needed again"
-        case .gone: return "write reset to ctl when it is back"
+        case .gone: return "write start to ctl when it is back"
+        case .removed: return "open anew after start was written to ctl"
+        case .startFailed: return "see last_error, then write start to ctl"
         case .notInD0: return "see state"
         default: return ""
         }

@@ -36,7 +36,12 @@ public final class EduDriver: CardDriver {
                 .init("dma_source", at: EduLayout.source, isDriverOwned: true, "where a transfer reads"),
                 .init("dma_destination", at: EduLayout.destination, isDriverOwned: true, "where it writes"),
                 .init("dma_count", at: EduLayout.count, isDriverOwned: true, "its bytes"),
-                .init("dma_command", at: EduLayout.command, isDriverOwned: true, "bit 0 start, 1 from the card, 2 interrupt"),
+                .init(
+                    "dma_command",
+                    at: EduLayout.command,
+                    isDriverOwned: true,
+                    "bit 0 start, 1 from the card, 2 interrupt"
+                ),
             ],
             window: 0..<(1 << 20),
             protectedBARs: []
@@ -138,7 +143,7 @@ public final class EduDriver: CardDriver {
         window.store32(window.load32(EduLayout.interruptStatus), EduLayout.acknowledge)
     }
 
-    /// Nothing is left to do: the engine is idle.
+    /// Nothing is left to do: the engine is idle, or bus mastering is off.
     public func d0Exit() {}
 
     /// Nothing is left to do: the card's interrupts have no enable.
@@ -150,22 +155,54 @@ public final class EduDriver: CardDriver {
     /// Lets requests through.
     public func startIO() { port.control { $0.start() } }
 
-    /// Finishes the transfer that runs, which takes 100 ms; what waits goes on waiting. What nobody has read is discarded and
-    /// counted.
+    /// Finishes the transfer that runs; what waits goes on waiting. What nobody has read is discarded and counted, unless the
+    /// card only sleeps.
     public func suspendIO() {
+        let departure = device.departure
         port.control { $0.hold() }
-        for _ in 0..<500 {
-            let isOver = port.control { channel in
-                _ = channel.look()
-                return channel.isQuiet || !channel.answers
-            }
-            if isOver { break }
-            usleep(1000)
-        }
+        if departure != .gone { waitForTransfer() }
         port.control {
-            $0.abort(.requestAborted, .discarded)
+            $0.abort(departure.status, departure.cause)
+            if departure != .suspend { _ = $0.discard() }
+        }
+    }
+
+    /// Lets the transfer that runs end; there is nothing else that a stop would lose.
+    public func queryStop(_ cancellation: Cancellation) throws(StatusError) {
+        port.control { $0.hold() }
+        guard waitForTransfer() else {
+            throw StatusError(
+                .invalidDeviceState,
+                "\(device.function.address) has not ended its transfer: write reset to ctl"
+            )
+        }
+    }
+
+    /// Lets requests through again.
+    public func cancelStop() { port.control { $0.resume() } }
+
+    /// Ends what waits, and all that comes until the card is started.
+    public func flushIO() {
+        let departure = device.departure
+        port.control {
+            $0.failAll(departure.status, departure.cause)
             _ = $0.discard()
         }
+    }
+
+    /// Waits until the transfer that runs has ended, which takes 100 ms: at most half a second, and not for a card that does
+    /// not answer. Whether it has.
+    @discardableResult
+    private func waitForTransfer() -> Bool {
+        for _ in 0..<500 {
+            let (isOver, answers) = port.control { channel in
+                _ = channel.look()
+                return (channel.isQuiet, channel.answers)
+            }
+            if isOver || !answers { return isOver }
+            usleep(1000)
+        }
+        return false
     }
 
     /// The data path.

@@ -34,7 +34,9 @@ public final class GenericDriver: CardDriver {
     public init(device: Device) throws(StatusError) {
         self.device = device
         interrupts = .allocate(capacity: 1)
-        interrupts.initialize(to: GenericInterrupts(function: device.function, deferred: device.deferred, clock: device.clock))
+        interrupts.initialize(
+            to: GenericInterrupts(function: device.function, deferred: device.deferred, clock: device.clock)
+        )
         interrupts.pointee.call = device.deferred.pointee.register(context: interrupts) { context in
             context.assumingMemoryBound(to: GenericInterrupts.self).pointee.look()
         }
@@ -58,8 +60,10 @@ public final class GenericDriver: CardDriver {
     /// The framework unmaps what was mapped.
     public func releaseHardware() {}
 
-    /// Nothing is known that would have to be done.
-    public func d0Entry() throws(StatusError) { interrupts.pointee.isLevel = try interruptKind() == .intx }
+    /// Nothing of the card is touched.
+    public func d0Entry() throws(StatusError) {
+        interrupts.pointee.isLevel = try device.interruptChoice()?.kind == .intx
+    }
 
     /// Nothing is known that would have to be done.
     public func d0Exit() {}
@@ -76,12 +80,8 @@ public final class GenericDriver: CardDriver {
     /// Switches bus mastering on where the card's interrupts are messages, which it sends as a bus master. No memory is
     /// mapped for it, so that the IOMMU stops everything else that it might send.
     public func startIO() {
-        guard let kind = try? interruptKind(), kind != .intx else { return }
+        guard let choice = try? device.interruptChoice(), choice.kind != .intx else { return }
         try? device.function.changeCommand(set: .busMaster)
-    }
-
-    private func interruptKind() throws(StatusError) -> InterruptKind? {
-        InterruptKind.allCases.first { (device.function.interruptVectors[$0] ?? 0) > 0 }
     }
 
     /// Switches bus mastering off.

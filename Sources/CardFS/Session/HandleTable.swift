@@ -14,6 +14,8 @@ struct Handle {
     var bar = 0
     var offset: UInt64 = 0
     var width = AccessWidth.long
+    /// How often the card had been removed when the file was opened.
+    var removals: UInt64 = 0
     /// The open stream.
     var stream: UnsafeMutablePointer<StreamRecord>?
     /// The sample of a short file, which the read at offset 0 took.

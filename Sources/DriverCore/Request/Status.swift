@@ -19,6 +19,16 @@ public struct Status: Hashable, Sendable {
     @inlinable public static var pending: Status { @_noLocks get { Status(rawValue: 0x0000_0103) } }
     /// Failed for a reason that has no name of its own; also what a dropped request answers.
     @inlinable public static var unsuccessful: Status { @_noLocks get { Status(rawValue: 0xc000_0001) } }
+    /// Memory that is not there, or may not be used in this way.
+    @inlinable public static var accessViolation: Status { @_noLocks get { Status(rawValue: 0xc000_0005) } }
+    /// More is to be done before the operation is complete: the framework has begun it already.
+    @inlinable public static var moreProcessingRequired: Status { @_noLocks get { Status(rawValue: 0xc000_0016) } }
+    /// A buffer lies on more pieces than one transfer can have.
+    @inlinable public static var tooFragmented: Status { @_noLocks get { Status(rawValue: 0xc020_020a) } }
+    /// One transfer was asked for, and more would be needed.
+    @inlinable public static var tooManyTransfers: Status { @_noLocks get { Status(rawValue: 0xc020_0213) } }
+    /// More map registers were reserved or needed than the transaction has.
+    @inlinable public static var notEnoughMapRegisters: Status { @_noLocks get { Status(rawValue: 0xc020_0214) } }
     /// An argument has no meaning here.
     @inlinable public static var invalidParameter: Status { @_noLocks get { Status(rawValue: 0xc000_000d) } }
     /// The kind of request does not fit the device.
@@ -60,6 +70,11 @@ public struct Status: Hashable, Sendable {
         .success: ("STATUS_SUCCESS", 0),
         .pending: ("STATUS_PENDING", 0),
         .unsuccessful: ("STATUS_UNSUCCESSFUL", EIO),
+        .accessViolation: ("STATUS_ACCESS_VIOLATION", EFAULT),
+        .moreProcessingRequired: ("STATUS_MORE_PROCESSING_REQUIRED", EIO),
+        .tooFragmented: ("STATUS_WDF_TOO_FRAGMENTED", EMSGSIZE),
+        .tooManyTransfers: ("STATUS_WDF_TOO_MANY_TRANSFERS", EMSGSIZE),
+        .notEnoughMapRegisters: ("STATUS_WDF_NOT_ENOUGH_MAP_REGISTERS", ENOBUFS),
         .invalidParameter: ("STATUS_INVALID_PARAMETER", EINVAL),
         .invalidDeviceRequest: ("STATUS_INVALID_DEVICE_REQUEST", EOPNOTSUPP),
         .accessDenied: ("STATUS_ACCESS_DENIED", EACCES),

@@ -5,7 +5,7 @@ public struct Thread: @unchecked Sendable {  // the handle is an integer
     private let handle: pthread_t
 
     /// Starts a thread with a name (at most 15 bytes are shown) and all signals blocked, so that they reach the thread that
-    /// waits for them.
+    /// waits for them; except those a thread raises by its own access, which the kernel would turn into its end.
     public init(name: String, _ body: @escaping @Sendable () -> Void) {
         final class Start: Sendable {
             let name: String
@@ -18,6 +18,7 @@ public struct Thread: @unchecked Sendable {  // the handle is an integer
         var all = sigset_t()
         var old = sigset_t()
         sigfillset(&all)
+        for own in [SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP] { sigdelset(&all, own) }
         pthread_sigmask(SIG_SETMASK, &all, &old)
         defer { pthread_sigmask(SIG_SETMASK, &old, nil) }
 

@@ -35,7 +35,7 @@ struct List: ParsableCommand {
 
     /// The simulated card, then the machine's.
     static func rows(cards: [PCIListing.Card]) -> [Row] {
-        [Row(card: "sim", obstacle: obstacle(.simulated))]
+        [Row(card: "sim")]
             + cards.map { card in
                 Row(
                     card: card.address.description,
@@ -45,13 +45,19 @@ struct List: ParsableCommand {
                     classCode: card.classCode.map { hexadecimal($0, digits: 6) },
                     driver: card.driver,
                     group: card.group,
-                    obstacle: obstacle(.pci(card.address))
+                    obstacle: obstacle(card)
                 )
             }
     }
 
-    private static func obstacle(_ card: CardName) -> String? {
-        BusRegistry.entries.contains { $0.takes(card) } ? nil : BusRegistry.obstacle
+    /// What keeps cardfs from taking a card, as far as sysfs tells; `cardfs doctor` looks further.
+    private static func obstacle(_ card: PCIListing.Card) -> String? {
+        guard card.group != nil else { return "no IOMMU isolates it: cardfs doctor \(card.address)" }
+        switch card.driver {
+        case "vfio-pci": return nil
+        case nil: return "bound to no driver: cardfs bind \(card.address)"
+        case let driver?: return "\(driver) has it: cardfs bind \(card.address)"
+        }
     }
 
     /// Columns for a person; the last line without its newline.

@@ -1,0 +1,3 @@
+#include "CHardware.h"
+
+_Thread_local uint8_t chw_thread_level;

@@ -1,0 +1,34 @@
+import PCIBus
+
+/// What sysfs says of a function: its IOMMU group, its driver and where the host placed its BARs.
+struct SysfsFunction {
+    private let kernel: any VFIOKernel
+    private let directory: String
+
+    init(kernel: any VFIOKernel, address: PCIAddress) {
+        self.kernel = kernel
+        directory = "/sys/bus/pci/devices/\(address)"
+    }
+
+    /// Whether there is such a function.
+    var exists: Bool { kernel.text(directory + "/vendor") != nil }
+
+    /// The number of the IOMMU group; nil for a function that no IOMMU isolates.
+    var group: String? { last(kernel.link(directory + "/iommu_group")) }
+
+    /// The kernel driver that has it; nil for none.
+    var driver: String? { last(kernel.link(directory + "/driver")) }
+
+    /// The addresses of the function's other group members with the drivers that have them.
+    private func last(_ path: String?) -> String? { path?.split(separator: "/").last.map(String.init) }
+
+    /// Where the host sees each BAR: start and flags of the lines of `resource`, one for each BAR (IORESOURCE_* of
+    /// linux/ioport.h). A BAR that is not there has size 0.
+    var resources: [(start: UInt64, byteCount: UInt64, flags: UInt64)] {
+        (kernel.text(directory + "/resource") ?? "").split(separator: "\n").prefix(6).map { line in
+            let fields = line.split(separator: " ").compactMap { UInt64($0.dropFirst(2), radix: 16) }
+            guard fields.count == 3, fields[1] > fields[0] else { return (0, 0, 0) }
+            return (fields[0], fields[1] - fields[0] + 1, fields[2])
+        }
+    }
+}

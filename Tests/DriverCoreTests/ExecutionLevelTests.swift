@@ -1,0 +1,45 @@
+import CHardware
+import PCIBus
+import Testing
+
+@testable import DriverCore
+
+@Suite struct ExecutionLevelTests {
+    @Test func `a level belongs to a thread, and ends with its closure`() {
+        #expect(ExecutionLevel.current == .passive)
+        ExecutionLevel.dispatch.run {
+            #expect(ExecutionLevel.current == .dispatch)
+            let other = Thread(name: "other") { #expect(ExecutionLevel.current == .passive) }
+            other.join()
+            ExecutionLevel.device.run { #expect(ExecutionLevel.current == .device) }
+            #expect(ExecutionLevel.current == .dispatch)
+        }
+        #expect(ExecutionLevel.current == .passive)
+    }
+
+    @Test func `a closure that throws gives the level back`() {
+        #expect(
+            status { () throws(StatusError) in
+                try ExecutionLevel.dispatch.run { () throws(StatusError) in
+                    throw StatusError(.unsuccessful, "")
+                }
+            } == .unsuccessful
+        )
+        #expect(ExecutionLevel.current == .passive)
+    }
+
+    @Test(arguments: LevelRule.all.indices)
+    func `each routine is refused outside its levels, and named`(index: Int) {
+        let rule = LevelRule.all[index]
+        for level in ExecutionLevel.allCases {
+            level.run {
+                if rule.levels.contains(level) {
+                    #expect(status { () throws(StatusError) in try rule.check() } == .success)
+                } else {
+                    let error = #expect(throws: StatusError.self) { try rule.check() }
+                    #expect(error?.status == .invalidDeviceState && error?.sentence.contains(rule.routine) == true)
+                }
+            }
+        }
+    }
+}
