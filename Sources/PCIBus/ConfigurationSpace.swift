@@ -43,6 +43,9 @@ public enum ConfigurationSpace {
         public static let interruptDisable = Command(rawValue: 1 << 10)
     }
 
+    /// Where the power management capability has its control and status register (PMCSR), from the capability on.
+    public static let powerManagementControl = 4
+
     /// Capability IDs.
     public enum Capability {
         /// PCI Power Management.

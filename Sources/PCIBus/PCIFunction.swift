@@ -116,6 +116,8 @@ public enum FunctionEvent: Hashable, Sendable {
     /// The platform wants the function back, because it is being unplugged or unbound, and waits until
     /// ``PCIFunction/release()``.
     case releaseRequested
+    /// The function has left the bus.
+    case removed
     /// The function, or a bridge on the way to it, reported an uncorrectable error: what was under way may be lost.
     case errorReported
 }
@@ -194,7 +196,8 @@ public protocol PCIFunction: AnyObject, Sendable {
     /// unmapped and disconnected first. Until ``reclaim()`` the function answers like one that is gone: ENODEV.
     func release()
 
-    /// Takes the function anew after ``release()``: the one that sits at the same address now, which may be another card.
+    /// Takes the function anew after ``release()``: the one that sits at the same address now, which may be another card, with
+    /// other BARs. ENODEV when nothing is there. Nothing when it was not given back.
     func reclaim() throws(BusError)
 
     /// Controls the bus offers beside the function.

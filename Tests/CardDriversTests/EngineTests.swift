@@ -115,7 +115,7 @@ import Testing
         #expect(station.dma.engine == .common)
         station.write(pattern(100_000))
         #expect(try station.collect(100_000, by: 1 << 20) == pattern(100_000))
-        station.device.stop()
+        try station.device.stop()
         #expect(select(.scatterGather, station) == .deviceNotReady && station.dma.engine == .common)
         try station.device.start()
         station.write(pattern(300))

@@ -224,7 +224,7 @@ import Testing
 
     @Test func `requests to a card that is stopped wait, and go on when it is started`() throws {
         let station = try Station { $0.transmitTimeout = 1_000_000_000 }
-        station.device.stop()
+        try station.device.stop()
         #expect(try station.wait(station.read(10, .nonblocking)).status == .deviceBusy)
         #expect(try station.wait(station.write(pattern(10), nil, .nonblocking)).status == .deviceBusy)
         let write = station.write(pattern(10))
@@ -241,13 +241,15 @@ import Testing
 
     @Test func `what waits through a stop still has its timeout after the start`() throws {
         let station = try Station(receiverMemory: 4096) { $0.transmitTimeout = 1_000_000_000 }
-        station.device.stop()
+        try station.device.stop()
         let writes = (0..<20).map { _ in station.write(pattern(20_000)) }
         station.advance(milliseconds: 10_000)
         try station.set("fault", "hang-rx")
         try station.device.start()
         #expect(try station.wait(writes[0]).status == .success)
         #expect(station.outcome(writes[19]) == nil)
+        // Full in the card's own time; until then a stalled transfer would be the card's fault and not the receiver's.
+        #expect(eventually { station.get("received").hasPrefix("bytes 4096\n") })
         station.advance(milliseconds: 1_000)
         #expect(try station.wait(writes[19]) == .init(status: .ioTimeout, cause: .receiverFull))
         try station.set("fault", "none")

@@ -55,6 +55,15 @@ class FakeDriver: CardDriver {
         try step("interruptsEnabled")
     }
 
+    func enableInterrupts() { function.trace.add("enableInterrupts") }
+    func disableInterrupts() { function.trace.add("disableInterrupts") }
+    func queryStop(_ cancellation: Cancellation) throws(StatusError) {
+        function.trace.add("queryStop")
+        try step("queryStop")
+    }
+    func cancelStop() { function.trace.add("cancelStop") }
+    func surpriseRemoval() { function.trace.add("surpriseRemoval") }
+    func flushIO() { function.trace.add("flushIO \(device.departure)") }
     func interruptsDisabling() { function.trace.add("interruptsDisabling") }
     func startIO() { function.trace.add("startIO") }
     func suspendIO() { function.trace.add("suspendIO") }
@@ -77,8 +86,11 @@ final class RegisterDriver: FakeDriver {
 /// A device on a fake function, with little memory.
 func makeDevice(
     _ function: FakeFunction,
-    drivers: [any CardDriver.Type] = [FakeDriver.self]
+    drivers: [any CardDriver.Type] = [FakeDriver.self],
+    reloadTimeout: UInt64 = 200_000_000
 ) throws(StatusError) -> Device {
+    var policy = TransferPolicy()
+    policy.reloadTimeout = reloadTimeout
     var capacity = Device.Capacity()
     capacity.requests = 4
     capacity.receiveBuffers = 1
@@ -86,8 +98,8 @@ func makeDevice(
     return try Device(
         function: function,
         drivers: drivers,
-        clock: .stepped(),
-        policy: TransferPolicy(),
+        clock: .monotonic(),
+        policy: policy,
         capacity: capacity,
         completionContext: UnsafeMutableRawPointer(bitPattern: 8)!,
         completion: { _, _ in }

@@ -50,7 +50,7 @@ final class FakeBAR {
 }
 
 /// A function that writes down what is asked of it and fails where it is told to.
-final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thread at a time
+final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thread at a time, but for what is guarded
     let trace = Trace()
     let address = PCIAddress(bus: 3, device: 0, function: 0)
     let busName = "fake"
@@ -99,6 +99,40 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
         configuration[offset + 1] = UInt8(truncatingIfNeeded: value >> 8)
     }
 
+    /// A power management capability at 0x40.
+    func addPowerManagement() {
+        put(0x10, at: ConfigurationSpace.status)
+        configuration[ConfigurationSpace.capabilitiesPointer] = 0x40
+        put(0x0001, at: 0x40)
+    }
+
+    var powerState: UInt8 { configuration[0x44] & 3 }
+
+    /// The base addresses and the command register but for bus mastering.
+    var header: [UInt8] { Array(configuration[0x10..<0x28]) + [configuration[4] & ~4] }
+
+    /// Nobody answers from here on. Any thread, as ``comeBack(forgetful:)``.
+    func leave() { guardian.locked { isAbsent = true } }
+
+    /// Somebody answers again; if `forgetful` as after power-on: no base addresses, nothing decoded.
+    func comeBack(forgetful: Bool = false) {
+        guardian.locked {
+            isAbsent = false
+            guard forgetful else { return }
+            for offset in 0x10..<0x28 { configuration[offset] = 0 }
+            put(0, at: ConfigurationSpace.command)
+        }
+    }
+
+    /// Guards the configuration where two threads are at it.
+    private let guardian = Lock()
+    private var isAbsent = false
+
+    deinit {
+        guardian.destroy()
+        for memory in memories { memory.deallocate() }
+    }
+
     var command: UInt16 { UInt16(configuration[4]) | UInt16(configuration[5]) << 8 }
 
     /// Counts a step and fails it if told to.
@@ -110,11 +144,17 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
     }
 
     func readConfiguration(_ offset: Int, _ width: AccessWidth) throws(BusError) -> UInt32 {
+        guardian.lock()
+        defer { guardian.unlock() }
+        if isAbsent { return UInt32(truncatingIfNeeded: width.allOnes) }
         if offset == 0 { vendorReads += 1 }
         return (0..<width.byteCount).reduce(0) { $0 | UInt32(configuration[offset + $1]) << UInt32(8 * $1) }
     }
 
     func writeConfiguration(_ value: UInt32, _ offset: Int, _ width: AccessWidth) throws(BusError) {
+        guardian.lock()
+        defer { guardian.unlock() }
+        if isAbsent { return }
         let before = command
         for index in 0..<width.byteCount {
             configuration[offset + index] = UInt8(truncatingIfNeeded: value >> UInt32(8 * index))
@@ -178,6 +218,16 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
     func resetFunction() throws(BusError) {
         trace.add("reset")
         try step("reset")
+    }
+
+    var eventSink: (@Sendable (FunctionEvent) -> Void)?
+    func setEventSink(_ sink: (@Sendable (FunctionEvent) -> Void)?) { eventSink = sink }
+
+    func release() { trace.add("release") }
+
+    func reclaim() throws(BusError) {
+        trace.add("reclaim")
+        try step("reclaim")
     }
 
     func close() { trace.add("close") }

@@ -62,11 +62,15 @@ import Testing
         function.bars[0]!.constant = value
         #expect(read(0, 64, width) == (.none, value & width.allOnes))
         #expect(function.vendorReads == 1 && function.bars[0]!.accesses.count == 1)
-        function.put(0xffff, at: 0)
-        #expect(read(0, 64, width).0 == .gone)
         function.bars[0]!.constant = 0x1234_5678_9abc_def1
         function.vendorReads = 0
         #expect(read(0, 64, width).0 == .none && function.vendorReads == 0)
+        function.bars[0]!.constant = value
+        function.put(0xffff, at: 0)
+        #expect(read(0, 64, width).0 == .gone)
+        // That is how the framework learns of it.
+        #expect(eventually { device.state == (.surpriseRemoved, .d3) })
+        #expect(read(0, 64, width).0 == .gone)
     }
 
     @Test func `a suspicious value of a card that does not decode, or sleeps, says so`() {
@@ -149,7 +153,7 @@ import Testing
     }
 
     @Test func `a card that is stopped answers not-in-D0, and answers again when it is started`() throws {
-        device.stop()
+        try device.stop()
         #expect(read(0, 0, .long).0 == .notInD0)
         #expect(registers.pointee.write(bar: 0, offset: 0, width: .long, 1) == .notInD0)
         #expect(function.bars[0]!.accesses.isEmpty)

@@ -31,14 +31,17 @@ extension ReceiveChannel {
         settle()
     }
 
-    /// Gives the whole ring to an engine that was reset and lets readers in.
+    /// Gives the ring to an engine that was reset and lets readers in: the whole ring, or what the unread bytes of before a
+    /// sleep leave of it.
     mutating func start() {
-        isGone = false
-        restartRing()
+        refusal = nil
         isHeld = false
         readers.start()
+        if keepsUnread { restartEngine() } else { restartRing() }
+        keepsUnread = false
         repost()
         settle()
+        setTimer()
     }
 
     private mutating func restartRing() {
@@ -72,15 +75,22 @@ extension ReceiveChannel {
     /// Whether replies are being made from the ring.
     var isInUse: Bool { (0..<Self.slotCount).contains { slots[$0].users != 0 } }
 
-    /// Counts what nobody has read as discarded.
-    mutating func countDiscarded() {
+    /// Takes over what the stopped engine has finished: kept for after a sleep, or counted as discarded.
+    mutating func cease(keepsUnread: Bool) {
         reap()
+        self.keepsUnread = keepsUnread
+        guard !keepsUnread else { return }
         counters.discardedBytes += UInt64(available)
+        available = 0
     }
 
     /// Forgets the hardware; what waits goes on waiting.
     mutating func detach() {
         isHeld = true
+        // The memory goes, and with it what a card that did not wake had left.
+        if keepsUnread { counters.discardedBytes += UInt64(available) }
+        keepsUnread = false
+        available = 0
         ring = nil
         data = nil
         context = nil
@@ -113,12 +123,12 @@ extension ReceiveChannel {
         return bytes
     }
 
-    /// Ends every wait because the card has left; what had arrived may still be read.
-    mutating func failAll() {
-        isGone = true
+    /// Ends every wait, and every request that comes until a start; a reader that has gathered bytes gets those.
+    mutating func failAll(_ status: Status, _ cause: FailureCause) {
+        refusal = (status, cause)
         while let record = readers.oldest {
             readers.remove(record)
-            if record.pointee.claim() { finishPartly(record, .deviceNotConnected, .gone) }
+            if record.pointee.claim() { finishPartly(record, status, cause) }
         }
     }
 

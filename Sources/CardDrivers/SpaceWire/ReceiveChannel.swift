@@ -42,8 +42,10 @@ struct ReceiveChannel: ~Copyable {
     /// A packet of which a part has been read.
     var isPacketOpen = false
     var isHeld = true
-    /// The card does not answer any more: nothing is taken until it was reset.
-    var isGone = false
+    /// The card was removed or has left: how every request ends until it is started again.
+    var refusal: (status: Status, cause: FailureCause)?
+    /// What the ring holds is to be read after a sleep.
+    var keepsUnread = false
 
     /// How bytes come from the card. Changed only while the channel is idle and held.
     var engine = DMAEngine.scatterGather
@@ -97,8 +99,8 @@ extension ReceiveChannel {
         record.pointee.waitingSince = context?.clock.now() ?? 0
         counters.requests &+= 1
         reap()
-        if isGone && available == 0 {
-            decided.add(record, .deviceNotConnected, cause: .gone)
+        if let refusal {
+            decided.add(record, refusal.status, cause: refusal.cause)
             return
         }
         // Readers are served in the order they came: one that would overtake waits behind.

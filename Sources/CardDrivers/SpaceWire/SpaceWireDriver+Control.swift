@@ -8,8 +8,8 @@ extension SpaceWireDriver {
     /// The transmitter's deferred call and timer.
     func transmitDeferred() {
         let stall = transmit.control { $0.runDeferred() }
-        if transmit.control({ $0.isAwaited }), isCardGone() {
-            leave()
+        if transmit.control({ $0.isAwaited }), looksGone() {
+            device.reportMissing()
         } else if case .stalled = stall, let cause = recovery.locked({ isWorking ? diagnose() : nil }) {
             // A flush may have put things right meanwhile.
             let isStillStalled = { [transmit] in
@@ -17,7 +17,7 @@ extension SpaceWireDriver {
             }
             switch cause {
             case .receiverFull, .linkDown: transmit.control { $0.expire(cause) }
-            case .gone: leave()
+            case .gone: device.reportMissing()
             case .notInD0: recover(cause, .deviceNotReady, ifNeeded: isStillStalled)
             case .busError: recover(cause, .ioDeviceError, ifNeeded: isStillStalled)
             default: recover(cause, .ioTimeout, ifNeeded: isStillStalled)
@@ -36,27 +36,17 @@ extension SpaceWireDriver {
     /// The receiver's deferred call and timer.
     func receiveDeferred() {
         receive.control { $0.runDeferred() }
-        if receive.control({ $0.readers.oldest != nil }), isCardGone() { leave() }
+        if receive.control({ $0.readers.oldest != nil }), looksGone() { device.reportMissing() }
         tellIfReady(1)
     }
 
     /// A status register that cannot read so makes the card suspect; its vendor ID decides.
-    private func isCardGone() -> Bool {
-        let status = signals.pointee.window.load32(SpaceWireLayout.status)
-        guard status == .max || status == 0 else { return false }
-        return device.examine() == .gone
-    }
-
-    /// The card has left: everything that waits ends with ENODEV, and so does everything that comes, until a reset finds it
-    /// again. What it had accepted and not sent is lost.
-    private func leave() {
-        let lost: UInt64? = recovery.locked {
-            guard isWorking, !transmit.control({ $0.isGone }) else { return nil }
-            transmit.control { $0.failAll() }
-            receive.control { $0.failAll() }
-            return transmit.control { $0.reclaim(.deviceNotConnected, .gone, endPacket: false) }
+    private func looksGone() -> Bool {
+        recovery.locked {
+            guard isWorking else { return false }
+            let status = signals.pointee.window.load32(SpaceWireLayout.status)
+            return (status == .max || status == 0) && device.examine() == .gone
         }
-        if let lost { reportLoss(lost, "data", .deviceNotConnected, .gone) }
     }
 
     private func tellIfReady(_ direction: UInt32) {
@@ -267,6 +257,8 @@ extension SpaceWireDriver: DMAControl {
         case .deferred: return "bytes accepted earlier were lost"
         case .discarded: return "bytes that were accepted and not sent were discarded by a command"
         case .gone: return "\(card) does not answer any more"
+        case .removed: return "\(card) was taken out of use"
+        case .startFailed: return "\(card) could not be brought back to work"
         case .notInD0: return "\(card) is not in D0"
         case .stillSending: return "close waited for the linger time and \(card) still has bytes to take"
         case .dropped: return "the driver dropped the request"
@@ -284,7 +276,9 @@ extension SpaceWireDriver: DMAControl {
         case .packetTooLong: return "write shorter packets, or set dma/framing to stream"
         case .outOfBuffers: return "let some of the waiting writers finish"
         case .wouldBlock: return "poll first"
-        case .gone: return "write reset to ctl when it is back"
+        case .gone: return "write start to ctl when it is back"
+        case .removed: return "open anew after start was written to ctl"
+        case .startFailed: return "see last_error, then write start to ctl"
         case .notInD0: return "see state"
         case .stillSending: return "read dma/rx, or mount with a longer linger"
         default: return ""

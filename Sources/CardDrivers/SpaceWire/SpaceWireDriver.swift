@@ -77,9 +77,10 @@ public final class SpaceWireDriver: CardDriver {
     private(set) var isFullCard = false
 
     /// The bits of the control register that stay while the card works.
-    static let control =
-        SpaceWireLayout.Control.linkStart | SpaceWireLayout.Control.autoStart
-        | SpaceWireLayout.Control.interruptOnLink | SpaceWireLayout.Control.interruptOnTimeCode
+    static let control = SpaceWireLayout.Control.linkStart | SpaceWireLayout.Control.autoStart | interruptEnables
+
+    private static let interruptEnables =
+        SpaceWireLayout.Control.interruptOnLink | SpaceWireLayout.Control.interruptOnTimeCode
         | SpaceWireLayout.Control.interruptOnReceive | SpaceWireLayout.Control.interruptOnTransmit
 
     /// Makes the channels and their deferred calls.
@@ -164,7 +165,7 @@ public final class SpaceWireDriver: CardDriver {
         receive.control { $0.attach(context, ring: receiveRing, data: receiveData) }
         signals.pointee.window = window
         signals.pointee.receiveRing = receiveRing
-        signals.pointee.hasOneVector = (device.function.interruptVectors[.msix] ?? 0) < 4
+        signals.pointee.hasOneVector = try (device.interruptChoice()?.count ?? 0) < SpaceWireLayout.Vector.count
     }
 
     /// Forgets what ``prepareHardware(_:)`` got; the framework unmaps and frees it.
@@ -189,13 +190,21 @@ public final class SpaceWireDriver: CardDriver {
                 "BAR0 of \(device.function.address) reads all ones: the card does not answer"
             )
         }
-        window.store32(Self.control, SpaceWireLayout.control)
+        window.store32(Self.control & ~Self.interruptEnables, SpaceWireLayout.control)
     }
 
     /// Stops the core.
     public func d0Exit() { window.store32(SpaceWireLayout.Control.reset, SpaceWireLayout.control) }
 
-    /// Nothing is left to do: the core's own enables are part of its control word.
+    /// Sets the core's enables; what happened before is told as one interrupt.
+    public func enableInterrupts() { window.store32(Self.control, SpaceWireLayout.control) }
+
+    /// Clears the core's enables, so that a level that others share goes down.
+    public func disableInterrupts() {
+        window.store32(Self.control & ~Self.interruptEnables, SpaceWireLayout.control)
+    }
+
+    /// Nothing is left to do.
     public func interruptsEnabled() throws(StatusError) {}
 
     /// Nothing is left to do.
@@ -210,19 +219,61 @@ public final class SpaceWireDriver: CardDriver {
         }
     }
 
-    /// Stops both rings; what was accepted and not sent is lost, and told to those who wrote it.
+    /// Stops both rings; what was accepted and not sent is lost, and told to those who wrote it. What has been received
+    /// stays for a card that only sleeps.
     public func suspendIO() {
+        let departure = device.departure
         let lost = recovery.locked {
             isWorking = false
             transmit.control { $0.hold() }
             receive.control { $0.hold() }
             resetDMA()
-            let lost = transmit.control { $0.reclaim(.requestAborted, .discarded, endPacket: false) }
+            let lost = transmit.control { $0.reclaim(departure.status, departure.cause, endPacket: false) }
             waitForReplies()
-            receive.control { $0.countDiscarded() }
+            receive.control { $0.cease(keepsUnread: departure == .suspend) }
             return lost
         }
-        if lost > 0 { reportLoss(lost, "data", .requestAborted, .discarded) }
+        if lost > 0 { reportLoss(lost, "data", departure.status, departure.cause) }
+    }
+
+    /// Waits until the card has taken what was accepted, as long as it takes something every half a second.
+    public func queryStop(_ cancellation: Cancellation) throws(StatusError) {
+        // Held anew at each look: a recovery that was under way lets writes in when it is done.
+        func unsent() -> UInt64 {
+            transmit.control {
+                $0.hold()
+                return $0.unsentRequests
+            }
+        }
+        var left = unsent()
+        var lastProgress = chw_clock_nanoseconds(CLOCK_MONOTONIC)
+        while left > 0 {
+            if cancellation.isCancelled { throw StatusError(.cancelled, "interrupted; the card works on") }
+            let now = chw_clock_nanoseconds(CLOCK_MONOTONIC)
+            guard !device.isWantedBack, now - lastProgress < Self.stopPatience else {
+                throw StatusError(
+                    .invalidDeviceState,
+                    "\(device.function.address) still has \(left) writes to take: read dma/rx, or write flush to ctl first"
+                )
+            }
+            usleep(500)
+            let before = left
+            left = unsent()
+            if left != before { lastProgress = now }
+        }
+    }
+
+    /// How long the card may make no progress before it is held too busy to stop; nanoseconds.
+    private static let stopPatience: UInt64 = 500_000_000
+
+    /// Lets writes in again.
+    public func cancelStop() { transmit.control { $0.resume() } }
+
+    /// Ends what waits, and all that comes until the rings start again.
+    public func flushIO() {
+        let departure = device.departure
+        transmit.control { $0.failAll(departure.status, departure.cause) }
+        receive.control { $0.failAll(departure.status, departure.cause) }
     }
 
     /// Replies that are being made from the ring end by themselves: each is one system call.

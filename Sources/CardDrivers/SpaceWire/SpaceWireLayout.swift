@@ -86,5 +86,7 @@ enum SpaceWireLayout {
         static var receive: UInt32 { @_noLocks get { 1 } }
         static var link: UInt32 { @_noLocks get { 2 } }
         static var busError: UInt32 { @_noLocks get { 3 } }
+        /// With fewer, one vector tells of everything.
+        static var count: Int { @_noLocks get { 4 } }
     }
 }

@@ -34,7 +34,7 @@ extension TransmitChannel {
 
     /// Empties the ring for an engine that was reset, and lets writes through. What waited begins to wait anew.
     mutating func start() {
-        isGone = false
+        refusal = nil
         restartRing()
         lastProgress = context?.clock.now() ?? 0
         resume()
@@ -118,18 +118,28 @@ extension TransmitChannel {
         }
     }
 
-    /// Ends every wait because the card has left; what it had is reclaimed separately.
-    mutating func failAll() {
-        isGone = true
+    /// Ends every wait, and every request that comes until a start; what the card had is reclaimed separately.
+    mutating func failAll(_ status: Status, _ cause: FailureCause) {
+        refusal = (status, cause)
         isHeld = true
         while let record = writes.oldest {
             writes.remove(record)
-            if record.pointee.claim() { decided.add(record, .deviceNotConnected, cause: .gone) }
+            if record.pointee.claim() { decided.add(record, status, cause: cause) }
         }
         if let record = current {
             current = nil
-            if record.pointee.claim() { decided.add(record, .deviceNotConnected, cause: .gone) }
+            if record.pointee.claim() { decided.add(record, status, cause: cause) }
             _ = writes.finished()
+        }
+        failBarriers(status, cause)
+    }
+
+    /// Requests the card has and has not finished.
+    var unsentRequests: UInt64 {
+        mutating get {
+            reap()
+            settle()
+            return accepted - done
         }
     }
 

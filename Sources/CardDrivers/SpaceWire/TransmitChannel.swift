@@ -62,8 +62,8 @@ struct TransmitChannel: ~Copyable {
     var decided = CompletionList()
     /// No descriptor may be filled while the ring is being taken back.
     var isHeld = true
-    /// The card does not answer any more: nothing is taken until it was reset.
-    var isGone = false
+    /// The card was removed or has left: how every request ends until it is started again.
+    var refusal: (status: Status, cause: FailureCause)?
 
     var lastProgress: UInt64 = 0
     var isTimerSet = false
@@ -107,8 +107,8 @@ extension TransmitChannel {
     @_noLocks mutating func submit(_ record: UnsafeMutablePointer<RequestRecord>) {
         // What the card has done comes back first: its memory is used next, while it is in the processor's cache.
         reap()
-        if isGone {
-            decided.add(record, .deviceNotConnected, cause: .gone)
+        if let refusal, record.pointee.stream?.pointee.lost == nil {
+            decided.add(record, refusal.status, cause: refusal.cause)
         } else if let loss = record.pointee.stream?.pointee.lost {
             record.pointee.lostBytes = loss.byteCount
             decided.add(record, loss.status, cause: loss.cause)

@@ -27,6 +27,10 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
             return
         }
         let handle = fileSystem.mount.pointee.handles.pointee[number]
+        if fileSystem.isDead(handle) {
+            failDead(fileSystem, request, number)
+            return
+        }
         if handle.pointee.flags & O_NONBLOCK != 0 {
             fileSystem.fail(
                 request,
@@ -55,8 +59,27 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
             _ = fuse_reply_err(request, EINTR)
             return
         }
-        // One may have come between the look and the wait.
+        // One may have come between the look and the wait, or the card may have gone.
         serve(fileSystem)
+        if fileSystem.isDead(handle) { endDead(fileSystem) }
+    }
+
+    /// Ends the waits of those who opened the file before the card was removed.
+    func endDead(_ fileSystem: CardFileSystem) {
+        let dead = lock.locked {
+            let isDead = { fileSystem.isDead(fileSystem.mount.pointee.handles.pointee[$0]) }
+            let dead = waiters.filter { isDead($0.number) }
+            waiters.removeAll { isDead($0.number) }
+            return dead
+        }
+        for waiter in dead {
+            fileSystem.device.interrupt.pointee.log.watch(false)
+            failDead(fileSystem, waiter.request, waiter.number)
+        }
+    }
+
+    private func failDead(_ fileSystem: CardFileSystem, _ request: OpaquePointer, _ number: UInt64) {
+        fileSystem.failHot(.dead, request, fileSystem.mount.pointee.handles.pointee[number].pointee.node, number)
     }
 
     /// Answers those who wait and for whom there is something now.

@@ -62,6 +62,7 @@ extension CardFileSystem {
         handle.isOpen = true
         handle.node = id
         handle.flags = flags
+        handle.removals = device.removals.pointee.load(ordering: .acquiring)
         // Registers and text have nothing to wait for at close.
         var open = UInt32(FOPEN_DIRECT_IO)
         if let number = NodeID.node(id) {

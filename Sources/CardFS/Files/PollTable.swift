@@ -72,6 +72,9 @@ final class PollTable: @unchecked Sendable {  // guarded by `lock`
         notify { if case .state = $0 { true } else { false } }
     }
 
+    /// Tells everybody: the card was removed.
+    func notifyAll() { notify { _ in true } }
+
     private func notify(_ matches: (Watch) -> Bool) {
         let told = lock.locked {
             let told = waiting.filter { matches($0.value.watch) }

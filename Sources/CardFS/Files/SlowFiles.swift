@@ -133,17 +133,9 @@ extension CardFileSystem {
             return
         }
         guard let command = tree.nodes[node].command else { return }
-        // Commands wait for the card, which no receive thread may.
-        let caller = SendableRequest(request)
-        let taken = device.worker.enqueue { [self, line] in
-            do throws(FileError) {
-                try command(line)
-                _ = fuse_reply_write(caller.request, count)
-            } catch {
-                fail(caller.request, id, error.code, error.sentence)
-            }
+        commands.run(self, request, id, count) { [line] cancellation throws(FileError) in
+            try command(line, cancellation)
         }
-        if !taken { fail(request, id, ENODEV, "the mount is ending") }
     }
 
     private func writeConfiguration(
@@ -181,13 +173,15 @@ extension CardFileSystem {
         let always = UInt32(POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM)
         func now() -> UInt32 {
             switch handle.pointee.kind {
-            case .transmit, .receive:
+            case .transmit, .receive, .interruptLog:
+                if isDead(handle) { return UInt32(POLLERR | POLLHUP) }
+                if handle.pointee.kind == .interruptLog {
+                    let isReady =
+                        handle.pointee.textLength > 0 || handle.pointee.cursor < device.interrupt.pointee.log.end
+                    return isReady ? UInt32(POLLIN | POLLRDNORM) : 0
+                }
                 guard let entry = mount.pointee.entry else { return 0 }
                 return chw_entry_readiness(entry, handle.pointee.kind == .transmit ? 0 : 1)
-            case .interruptLog:
-                let isReady =
-                    handle.pointee.textLength > 0 || handle.pointee.cursor < device.interrupt.pointee.log.end
-                return isReady ? UInt32(POLLIN | POLLRDNORM) : 0
             case .state:
                 return handle.pointee.cursor < poll.stateChanges ? UInt32(POLLIN | POLLRDNORM | POLLPRI) : 0
             default:
@@ -209,6 +203,13 @@ extension CardFileSystem {
         }
         // What came between the look and the watch was told to nobody.
         return now()
+    }
+}
+
+extension CardFileSystem {
+    /// Whether a file was opened before the card was removed, so that what it led to is no more.
+    func isDead(_ handle: UnsafeMutablePointer<Handle>) -> Bool {
+        handle.pointee.removals != device.removals.pointee.load(ordering: .acquiring)
     }
 }
 

@@ -24,6 +24,10 @@ public struct MountOptions: Hashable, Sendable {
     public var receiveTimeoutNanoseconds: UInt64 = 0
     /// How long close waits until the card has what was written; 0 not at all.
     public var lingerNanoseconds: UInt64 = 2_000_000_000
+    /// How the card interrupts; nil for the best it has.
+    public var interrupts: InterruptKind?
+    /// How long a reload waits for the card.
+    public var reloadTimeoutNanoseconds: UInt64 = 60_000_000_000
     /// BAR2 of the SpaceWire card may be written.
     public var allowBAR2Writes = false
     /// Registers that the driver owns may be written.
@@ -141,6 +145,14 @@ extension MountOptions {
         },
         value("linger", "TIME", "close waits so long for the card (2s)") { options, text throws(BadValue) in
             options.lingerNanoseconds = try time(text)
+        },
+        value("interrupts", "KIND", "msix, msi or intx (the best the card has)") { options, text throws(BadValue) in
+            let kinds: [String: InterruptKind] = ["msix": .msix, "msi": .msi, "intx": .intx]
+            guard let kind = kinds[text] else { throw BadValue("is no kind of interrupt: msix, msi or intx") }
+            options.interrupts = kind
+        },
+        value("reload_timeout", "TIME", "reload waits so long for the card (60s)") { options, text throws(BadValue) in
+            options.reloadTimeoutNanoseconds = try time(text)
         },
         flag("allow_bar2_writes", "BAR2 may be written") { $0.allowBAR2Writes = true },
         flag("expert", "registers the driver owns may be written") { $0.expert = true },

@@ -20,7 +20,9 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     let mountTime: timespec
     let poll: PollTable
     let interruptReaders = InterruptReaders()
+    let commands = Commands()
     private let serial = Atomic<UInt64>(1)
+    private let seenRemovals = Atomic<UInt64>(0)
     private let clock: Clock
 
     /// Takes a function and makes the tree of its driver; the card is not started yet.
@@ -42,6 +44,8 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         policy.transmitTimeout = options.transmitTimeoutNanoseconds
         policy.receiveTimeout = options.receiveTimeoutNanoseconds
         policy.linger = options.lingerNanoseconds
+        policy.reloadTimeout = options.reloadTimeoutNanoseconds
+        policy.interrupts = options.interrupts
         let capacity = Device.Capacity()
         let mount = UnsafeMutablePointer<MountState>.allocate(capacity: 1)
         let device: Device
@@ -89,7 +93,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
             self.interruptReaders.serve(self)
             self.poll.notifyInterrupts()
         }
-        hooks.stateChanged = { [poll] in poll.notifyState() }
+        hooks.stateChanged = { [weak self] in self?.stateChanged() }
         device.setHooks(hooks)
         link.fileSystem = self
     }
@@ -118,8 +122,21 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         mount.deallocate()
     }
 
+    /// Plug and Play or power state is another now.
+    private func stateChanged() {
+        poll.notifyState()
+        // Who waits for a card that was removed waits in vain.
+        guard device.removals.pointee.load(ordering: .acquiring) != seenRemovals.load(ordering: .relaxed) else {
+            return
+        }
+        seenRemovals.store(device.removals.pointee.load(ordering: .acquiring), ordering: .relaxed)
+        interruptReaders.endDead(self)
+        poll.notifyAll()
+    }
+
     /// Answers every request that waits, so that the mount can end: ENODEV.
     func endWaiting() {
+        commands.cancelAll()
         interruptReaders.endAll(ENODEV)
         poll.destroyAll()
         guard let entry = mount.pointee.entry else { return }
@@ -172,6 +189,8 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         case .fault(let fault):
             let (code, sentence) = explain(fault, handle)
             fail(request, id, code, sentence)
+        case .dead:
+            fail(request, id, ENODEV, "\(device.function.address) was removed after this file was opened: open it anew")
         case .number(let failure):
             fail(
                 request,
@@ -211,7 +230,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         case .notInD0: return (EAGAIN, "\(card) is not in D0; see state")
         case .gone:
             return (
-                ENODEV, "\(card) does not answer: its vendor ID is not what it was; write reset to ctl when it is back"
+                ENODEV, "\(card) does not answer, or was taken out of use; write start to ctl when it is back"
             )
         case .protectedBAR:
             return (

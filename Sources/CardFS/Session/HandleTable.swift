@@ -14,6 +14,8 @@ struct Handle {
     var bar = 0
     var offset: UInt64 = 0
     var width = AccessWidth.long
+    /// How often the card had been removed when the file was opened.
+    var removals: UInt64 = 0
     /// The open stream.
     var stream: UnsafeMutablePointer<StreamRecord>?
     /// The sample of a short file, which the read at offset 0 took.
@@ -54,6 +56,10 @@ struct HandleTable: ~Copyable {
     }
 
     deinit {
+        // A session that ends is not told of the files that are still open.
+        for index in 0..<used.pointee {
+            if let text = self[UInt64(index)].pointee.text { chw_free(text) }
+        }
         for index in 0..<Self.chunkCount { chunks[index]?.deallocate() }
         chunks.deallocate()
         for index in 0..<Self.lockCount { locks[index].destroy() }

@@ -16,6 +16,7 @@ import Synchronization
     _ offset: Int
 ) -> HotResult {
     let handle = mount.pointee.handles.pointee[number]
+    if isDead(mount, handle) { return .dead }
     switch handle.pointee.kind {
     case .receive:
         return readStream(request, mount, handle, size)
@@ -42,6 +43,7 @@ import Synchronization
     _ offset: Int
 ) -> HotResult {
     let handle = mount.pointee.handles.pointee[number]
+    if isDead(mount, handle) { return .dead }
     switch handle.pointee.kind {
     case .transmit:
         return writeStream(request, mount, handle, bytes, size)
@@ -101,6 +103,18 @@ import Synchronization
     record.pointee.stream = stream
     submit(request, mount, record)
     return .done
+}
+
+/// Whether a file leads to a card that was removed after it was opened. Files of the mount itself go on.
+@_noLocks private func isDead(
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ handle: UnsafeMutablePointer<Handle>
+) -> Bool {
+    guard handle.pointee.removals != mount.pointee.removals.pointee.load(ordering: .relaxed) else { return false }
+    switch handle.pointee.kind {
+    case .receive, .transmit, .register, .windowRegister, .resource: return true
+    default: return false
+    }
 }
 
 // MARK: - Streams

@@ -9,6 +9,8 @@ struct MountState: ~Copyable {
     let pool: UnsafeMutablePointer<RequestPool>
     let arena: UnsafeMutablePointer<PayloadArena>
     let registers: UnsafeMutablePointer<RegisterSpace>
+    /// How often the card was removed.
+    let removals: UnsafeMutablePointer<Atomic<UInt64>>
     let handles: UnsafeMutablePointer<HandleTable>
     /// The driver's data path; nil for a card without DMA.
     let entry: UnsafeMutablePointer<chw_entry_points>?
@@ -34,6 +36,7 @@ struct MountState: ~Copyable {
         pool = device.pool
         arena = device.arena
         registers = device.registers
+        removals = device.removals
         if let points = device.entryPoints {
             let table = UnsafeMutablePointer<chw_entry_points>.allocate(capacity: 1)
             table.initialize(to: points)
@@ -90,6 +93,8 @@ enum HotResult {
     case failure(Status, FailureCause)
     /// A number outside the window.
     case outsideWindow
+    /// The file was opened before the card was removed.
+    case dead
     /// Not on the data path: the rest of the file system sees to it.
     case elsewhere
 }

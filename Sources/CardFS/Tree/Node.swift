@@ -1,3 +1,4 @@
+import DriverCore
 import PCIBus
 
 /// A file or directory of the tree that is there from the mount on.
@@ -20,8 +21,9 @@ struct Node {
     var read: (@Sendable () throws(FileError) -> String)?
     /// What a line written to a text file does. It must not block.
     var write: (@Sendable (String) throws(FileError) -> Void)?
-    /// As `write`, for what takes time: runs on the card's worker, and the writer is answered when it is done.
-    var command: (@Sendable (String) throws(FileError) -> Void)?
+    /// As `write`, for what takes time: runs on the card's worker, and the writer is answered when it is done. A signal for
+    /// the writer cancels it.
+    var command: (@Sendable (String, Cancellation) throws(FileError) -> Void)?
 }
 
 /// The nodes of a mount by number and by name.

@@ -41,7 +41,8 @@ struct TreeBuilder {
             tree.add(Node(name: "bar0", parent: 1, kind: .windowRegister, mode: mode(0o660), size: 11))
             tree.add(Node(name: "offset", parent: 1, kind: .windowOffset, mode: mode(0o660), size: 11))
         }
-        if let bar0 = device.function.baseAddressRegisters.first(where: { $0.index == 0 }) {
+        let function = device.function
+        if function.baseAddressRegisters.contains(where: { $0.index == 0 && $0.kind != .io }) {
             tree.add(
                 Node(
                     name: "paddr",
@@ -49,7 +50,11 @@ struct TreeBuilder {
                     kind: .text,
                     mode: 0o400,
                     size: 19,
-                    read: { "0x\(hexadecimal(bar0.address.value, digits: 16))\n" }
+                    read: {
+                        // Asked each time: a card that was stopped may be started at another place.
+                        let place = function.baseAddressRegisters.first { $0.index == 0 }?.address.value ?? 0
+                        return "0x\(hexadecimal(place, digits: 16))\n"
+                    }
                 )
             )
             let directory = tree.addDirectory("regs")
@@ -128,7 +133,16 @@ struct TreeBuilder {
                 }
             )
         )
-        constant("resource", resourceText())
+        tree.add(
+            Node(
+                name: "resource",
+                parent: 1,
+                kind: .text,
+                mode: 0o444,
+                size: UInt64(Self.resourceText(device.function).utf8.count),
+                read: { Self.resourceText(device.function) }
+            )
+        )
         let directory = tree.addDirectory("devices")
         tree.add(
             Node(
@@ -143,9 +157,9 @@ struct TreeBuilder {
     }
 
     /// The lines of sysfs: start, end and IORESOURCE flags of six BARs and the ROM.
-    private func resourceText() -> String {
+    private static func resourceText(_ function: any PCIFunction) -> String {
         var lines = [String](repeating: "0x0000000000000000 0x0000000000000000 0x0000000000000000", count: 7)
-        for bar in device.function.baseAddressRegisters {
+        for bar in function.baseAddressRegisters {
             var flags: UInt64
             switch bar.kind {
             case .io: flags = 0x40101
@@ -195,7 +209,7 @@ struct TreeBuilder {
                 kind: .text,
                 mode: mode(0o660),
                 read: { (device.dma?.engine.rawValue ?? "none") + "\n" },
-                command: { line throws(FileError) in
+                command: { line, _ throws(FileError) in
                     guard let engine = DMAEngine(rawValue: line) else {
                         let known = DMAEngine.allCases.map(\.rawValue).joined(separator: ", ")
                         throw FileError(EINVAL, "\"\(line)\" is no engine; the engines are \(known)")
@@ -290,12 +304,12 @@ struct TreeBuilder {
                 kind: .text,
                 mode: mode(0o660),
                 read: { Command.allCases.map { "\($0.rawValue) \($0.summary)\n" }.joined() },
-                command: { line throws(FileError) in
+                command: { line, cancellation throws(FileError) in
                     guard let command = Command(rawValue: line) else {
                         let known = Command.allCases.map(\.rawValue).joined(separator: ", ")
                         throw FileError(EINVAL, "\"\(line)\" is no command; the commands are \(known)")
                     }
-                    do throws(StatusError) { try command.run(device) } catch { throw FileError(error) }
+                    do throws(StatusError) { try command.run(device, cancellation) } catch { throw FileError(error) }
                 }
             )
         )
@@ -337,31 +351,4 @@ struct TreeBuilder {
 struct Shared<Record: ~Copyable>: @unchecked Sendable {  // the record consists of atomics where this is used
     let value: UnsafeMutablePointer<Record>
     init(_ value: UnsafeMutablePointer<Record>) { self.value = value }
-}
-
-/// The commands of `ctl`.
-enum Command: String, CaseIterable {
-    case flush
-    case reset
-
-    /// One line on what it does.
-    var summary: String {
-        switch self {
-        case .flush: "discard what has not been read, abort what has not been sent"
-        case .reset: "function level reset; what was under way ends with an error"
-        }
-    }
-
-    /// Carries the command out. Passive level; may take seconds.
-    func run(_ device: Device) throws(StatusError) {
-        switch self {
-        case .flush:
-            guard device.state.power == .d0, let dma = device.dma else {
-                throw StatusError(.deviceNotReady, "\(device.function.address) is not in D0: nothing to flush")
-            }
-            dma.flush()
-        case .reset:
-            try device.reset()
-        }
-    }
 }

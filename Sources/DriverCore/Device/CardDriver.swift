@@ -1,11 +1,12 @@
 public import CHardware
-import PCIBus
+public import PCIBus
 
 /// A driver for one type of card (the callbacks of a WDF driver).
 ///
 /// The framework calls it at passive level, one callback at a time, in this order, and in the reverse one on the way down:
-/// `prepareHardware`, `d0Entry`, interrupts are connected, `interruptsEnabled`, bus mastering is switched on, `startIO`.
-/// If `prepareHardware` throws, `releaseHardware` follows; if `d0Entry` throws, `d0Exit` does not.
+/// `prepareHardware`, `d0Entry`, interrupts are connected, `enableInterrupts`, `interruptsEnabled`, bus mastering is switched
+/// on, `startIO`. If `prepareHardware` throws, `releaseHardware` follows; if `d0Entry` throws, `d0Exit` does not. An orderly
+/// way down begins with `queryStop`; a removal ends with `flushIO`. ``Device/departure`` says why the card leaves D0.
 public protocol CardDriver: AnyObject {
     /// What it drives, for people.
     static var name: String { get }
@@ -15,6 +16,9 @@ public protocol CardDriver: AnyObject {
 
     /// The card's registers.
     static var registerMap: RegisterMap { get }
+
+    /// The registers of one function, where they depend on it; ``registerMap`` otherwise.
+    static func registerMap(of function: any PCIFunction) -> RegisterMap
 
     /// What the card can do as a bus master; nil for a card without DMA.
     static var dmaDescription: DeviceDescription? { get }
@@ -34,6 +38,12 @@ public protocol CardDriver: AnyObject {
     /// Takes the card out of its working state (EvtDeviceD0Exit).
     func d0Exit()
 
+    /// The vectors are connected: lets the card interrupt (EvtInterruptEnable).
+    func enableInterrupts()
+
+    /// The vectors will be disconnected next: keeps the card from interrupting (EvtInterruptDisable).
+    func disableInterrupts()
+
     /// The vectors are connected now (EvtDeviceD0EntryPostInterruptsEnabled).
     func interruptsEnabled() throws(StatusError)
 
@@ -46,11 +56,50 @@ public protocol CardDriver: AnyObject {
     /// Stops queues and engines; what the card still had is aborted and accounted for (EvtDeviceSelfManagedIoSuspend).
     func suspendIO()
 
+    /// Begins nothing new and waits until the card has finished what it has, so that it can stop without a loss
+    /// (EvtDeviceQueryStop). Throws ``Status/deviceBusy`` with what is in the way, or ``Status/cancelled``; then
+    /// ``cancelStop()`` follows. The wait is bounded.
+    func queryStop(_ cancellation: Cancellation) throws(StatusError)
+
+    /// The card does not stop: begins new things again.
+    func cancelStop()
+
+    /// The card is gone (EvtDeviceSurpriseRemoval): no register answers. The usual way down follows.
+    func surpriseRemoval()
+
+    /// The device was removed or could not be started: ends every request that waits with the status of
+    /// ``Device/departure``, and each that comes until `startIO` (EvtDeviceSelfManagedIoFlush).
+    func flushIO()
+
     /// The data path: how requests reach the driver. nil for a card without DMA.
     var entryPoints: chw_entry_points? { get }
 
     /// The controls of the DMA streams. nil for a card without DMA.
     var dma: (any DMAControl)? { get }
+}
+
+// What a driver need not have.
+extension CardDriver {
+    /// The same registers for every function.
+    public static func registerMap(of function: any PCIFunction) -> RegisterMap { registerMap }
+
+    /// The card's interrupts have no enable of their own.
+    public func enableInterrupts() {}
+
+    /// The card's interrupts have no enable of their own.
+    public func disableInterrupts() {}
+
+    /// The driver has nothing under way that `suspendIO` would cut off.
+    public func queryStop(_ cancellation: Cancellation) throws(StatusError) {}
+
+    /// Nothing was held back.
+    public func cancelStop() {}
+
+    /// Nothing is to be told.
+    public func surpriseRemoval() {}
+
+    /// No request waits in the driver.
+    public func flushIO() {}
 }
 
 /// What the control files of `dma/` do. Any thread, passive level.

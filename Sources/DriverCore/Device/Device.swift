@@ -1,5 +1,6 @@
 public import CHardware
 public import PCIBus
+public import Synchronization
 
 /// One card in the framework's hands (WDFDEVICE): its function, its driver, its memory, its state.
 ///
@@ -40,13 +41,28 @@ public final class Device: @unchecked Sendable {
     public let worker: PassiveWorker
 
     /// The adapter of the card; nil for a card without DMA, and while it is not started.
-    public private(set) var adapter: DMAAdapter?
+    public internal(set) var adapter: DMAAdapter?
     /// The arena as the card sees it, while it is started.
-    public private(set) var arenaBuffer: CommonBuffer?
+    public internal(set) var arenaBuffer: CommonBuffer?
 
-    private let lock = Lock()
-    private let stateLock = Lock()
-    private var driver: (any CardDriver)?
+    /// How often the card was removed: a file opened before belongs to a card that is no more.
+    public let removals: UnsafeMutablePointer<Atomic<UInt64>>
+
+    /// Held by whoever changes the state.
+    let lock: Lock
+    /// Why the card is being taken out of D0, or was; guarded by `lock`, and for the driver's callbacks.
+    public internal(set) var departure = Departure.none
+    /// What the platform wrote into the configuration header when the card was last prepared; guarded by `lock`.
+    var snapshot: ConfigurationSnapshot?
+    /// The driver was asked to prepare the hardware, so that it must be asked to release it; guarded by `lock`.
+    var ownsHardware = false
+    var mappedBARs: [Int] = []
+    var driver: (any CardDriver)?
+    /// Set while the machine wants the card back, or the device ends: whoever waits with `lock` held gives up.
+    let isWanted = Atomic<Bool>(false)
+    /// A look for a card that seems to be missing is queued.
+    let isMissing = Atomic<Bool>(false)
+    private let stateLock: Lock
     private var pnp = PnPState.notStarted
     private var power = PowerState.d3
     private var failure: TransferFailure?
@@ -81,7 +97,7 @@ public final class Device: @unchecked Sendable {
             )
         }
         driverName = type.name
-        registerMap = type.registerMap
+        registerMap = type.registerMap(of: function)
         do {
             arenaMemory = try function.allocateMemory(
                 byteCount: PayloadArena.byteCount(
@@ -92,6 +108,9 @@ public final class Device: @unchecked Sendable {
         } catch {
             throw StatusError(.insufficientResources, error.sentence)
         }
+        // Nothing is thrown any more before the object is whole, whose end frees what is made here.
+        lock = Lock()
+        stateLock = Lock()
         arena = .allocate(capacity: 1)
         arena.initialize(
             to: PayloadArena(
@@ -106,6 +125,8 @@ public final class Device: @unchecked Sendable {
         )
         deferred = .allocate(capacity: 1)
         deferred.initialize(to: DeferredThread(clock: clock))
+        removals = .allocate(capacity: 1)
+        removals.initialize(to: Atomic(0))
         interrupt = .allocate(capacity: 1)
         interrupt.initialize(to: InterruptObject(deferred: deferred))
         let selfContext = UnsafeMutablePointer<Unmanaged<Device>?>.allocate(capacity: 1)
@@ -128,10 +149,13 @@ public final class Device: @unchecked Sendable {
             close()
             throw error
         }
+        function.setEventSink { [weak self] event in self?.take(event) }
     }
 
     private let selfContext: UnsafeMutablePointer<Unmanaged<Device>?>
     private var isClosed = false
+    /// The device ends; set before ``isWanted``.
+    let isClosing = Atomic<Bool>(false)
 
     /// Sets the hooks of the file layer.
     public func setHooks(_ hooks: FileLayerHooks) { stateLock.locked { self.hooks = hooks } }
@@ -140,161 +164,14 @@ public final class Device: @unchecked Sendable {
 
     private func tellInterrupted() { currentHooks.interrupted() }
 
-    // MARK: Start and stop
-
-    /// Starts the card: power-up in the documented order, everything undone in reverse where it fails.
-    public func start() throws(StatusError) {
-        lock.lock()
-        defer { lock.unlock() }
-        guard pnp == .notStarted || pnp == .failed, let driver else {
-            throw StatusError(.invalidDeviceState, "\(function.address) is \(pnp.rawValue) and cannot be started")
-        }
-        do {
-            try prepare(driver)
-        } catch {
-            // releaseHardware follows a prepareHardware that failed: only the driver knows how far it came. It does not follow
-            // when the driver was not asked.
-            release(driver)
-            setState(.failed, .d3)
-            throw error
-        }
-        do {
-            try powerUp(driver)
-        } catch {
-            release(driver)
-            setState(.failed, .d3)
-            throw error
-        }
-        setState(.started, .d0)
-    }
-
-    /// Stops the card in an orderly way. Requests under way end first, the card's memory is unmapped last.
-    public func stop() {
-        lock.lock()
-        defer { lock.unlock() }
-        guard pnp == .started, let driver else { return }
-        powerDown(driver)
-        release(driver)
-        setState(.notStarted, .d3)
-    }
-
-    /// Resets the card (the `reset` command): out of D0, function level reset, into D0 again. What was under way ends with
-    /// an error that its owner sees. A card that has failed, or was gone, is started anew if it answers now.
-    public func reset() throws(StatusError) {
-        lock.lock()
-        defer { lock.unlock() }
-        guard pnp == .started || pnp == .failed, let driver else {
-            throw StatusError(.deviceNotReady, "\(function.address) is \(pnp.rawValue), not Started: nothing to reset")
-        }
-        let wasStarted = pnp == .started
-        if wasStarted {
-            powerDown(driver)
-            setState(.started, .d3)
-        }
-        do {
-            try function.resetFunction()
-        } catch {
-            if wasStarted { fail(driver) }
-            throw StatusError(error.code == ENODEV ? .deviceNotConnected : .ioDeviceError, error.sentence)
-        }
-        do {
-            if !wasStarted { try prepare(driver) }
-            try powerUp(driver)
-        } catch {
-            fail(driver)
-            throw error
-        }
-        setState(.started, .d0)
-    }
-
-    /// Gives everything of the card back; whoever asks for a register is told whether it is there at all.
-    private func fail(_ driver: any CardDriver) {
-        release(driver)
-        registers.pointee.close(gone: examine() == .gone)
-        setState(.failed, .d3)
-    }
-
-    private func prepare(_ driver: any CardDriver) throws(StatusError) {
-        let resources: ResourceLists
-        do {
-            try function.changeCommand(set: .memorySpace, clear: .busMaster)
-            resources = try ResourceLists.of(function)
-            if let description = type(of: driver).dmaDescription {
-                let adapter = try DMAAdapter(function: function, description: description)
-                self.adapter = adapter
-                arenaBuffer = try adapter.mapCommonBuffer(arenaMemory, byteCount: arenaMemory.byteCount)
-            }
-        } catch let error as BusError {
-            throw StatusError(.ioDeviceError, error.sentence)
-        } catch let error as StatusError {
-            throw error
-        } catch {
-            throw StatusError(.unsuccessful, "\(error)")
-        }
-        ownsHardware = true
-        try driver.prepareHardware(resources)
-    }
-
-    private func release(_ driver: any CardDriver) {
-        if ownsHardware { driver.releaseHardware() }
-        ownsHardware = false
-        adapter?.releaseAll()
-        arenaBuffer = nil
-        adapter = nil
-        for bar in mappedBARs.reversed() { function.unmap(bar: bar) }
-        mappedBARs = []
-        try? function.changeCommand(clear: [.busMaster])
-    }
-
-    private func powerUp(_ driver: any CardDriver) throws(StatusError) {
-        try driver.d0Entry()
-        do {
-            if let kind = InterruptKind.allCases.first(where: { (function.interruptVectors[$0] ?? 0) > 0 }),
-                let count = function.interruptVectors[kind]
-            {
-                do {
-                    try function.connectInterrupts(kind, count: count, to: InterruptObject.sink(interrupt))
-                } catch {
-                    throw StatusError(.insufficientResources, error.sentence)
-                }
-            }
-            do throws(StatusError) {
-                try driver.interruptsEnabled()
-                do throws(BusError) {
-                    if adapter != nil { try function.changeCommand(set: .busMaster) }
-                } catch {
-                    throw StatusError(.ioDeviceError, error.sentence)
-                }
-            } catch {
-                function.disconnectInterrupts()
-                throw error
-            }
-        } catch let error as StatusError {
-            driver.d0Exit()
-            throw error
-        } catch {
-            driver.d0Exit()
-            throw StatusError(.unsuccessful, "\(error)")
-        }
-        registers.pointee.open()
-        driver.startIO()
-    }
-
-    private func powerDown(_ driver: any CardDriver) {
-        registers.pointee.close(gone: false)
-        // A card that is gone cannot be told, and everything else is undone all the same.
-        driver.suspendIO()
-        try? function.changeCommand(clear: .busMaster)
-        driver.interruptsDisabling()
-        function.disconnectInterrupts()
-        driver.d0Exit()
-    }
-
     /// Ends the device: stopped, its threads joined, its function closed. Nothing may use the device after.
     public func close() {
         guard !isClosed else { return }
         isClosed = true
-        stop()
+        function.setEventSink(nil)
+        isClosing.store(true, ordering: .sequentiallyConsistent)
+        isWanted.store(true, ordering: .sequentiallyConsistent)
+        shutDown()
         worker.stop()
         deferred.pointee.stop()
         selfContext.pointee = nil
@@ -307,6 +184,8 @@ public final class Device: @unchecked Sendable {
         close()
         registers.deinitialize(count: 1)
         registers.deallocate()
+        removals.deinitialize(count: 1)
+        removals.deallocate()
         interrupt.deinitialize(count: 1)
         interrupt.deallocate()
         deferred.deinitialize(count: 1)
@@ -321,10 +200,6 @@ public final class Device: @unchecked Sendable {
     }
 
     // MARK: For drivers
-
-    private var mappedBARs: [Int] = []
-    /// The driver was asked to prepare the hardware, so that it must be asked to release it.
-    private var ownsHardware = false
 
     /// Maps a memory resource (MmMapIoSpace). Throws ``Status/deviceConfigurationError`` for a BAR that is not there and
     /// ``Status/insufficientResources`` when it cannot be mapped. The framework unmaps it after releaseHardware.
@@ -376,7 +251,7 @@ public final class Device: @unchecked Sendable {
         return "pnp \(now.pnp.rawValue)\npower \(now.power.rawValue)\n"
     }
 
-    private func setState(_ pnp: PnPState, _ power: PowerState) {
+    func setState(_ pnp: PnPState, _ power: PowerState) {
         stateLock.locked {
             self.pnp = pnp
             self.power = power
@@ -402,6 +277,11 @@ public final class Device: @unchecked Sendable {
 
 private func answerDoubt(_ context: UnsafeMutableRawPointer) -> UInt32 {
     let device = context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee
-    let fault = device?._withUnsafeGuaranteedRef { $0.examine() } ?? .gone
+    let fault =
+        device?._withUnsafeGuaranteedRef { device in
+            let fault = device.examine()
+            if fault == .gone { device.reportMissing() }
+            return fault
+        } ?? .gone
     return UInt32(fault.rawValue)
 }

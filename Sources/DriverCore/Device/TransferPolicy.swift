@@ -1,4 +1,6 @@
-/// How long transfers may take and which way they go: the mount's options.
+public import PCIBus
+
+/// How long transfers may take and which way they go, and what else the mount's options say of the device.
 public struct TransferPolicy: Sendable {
     /// Requests shorter than this take the buffered path; bytes.
     public var directThreshold = 16 << 10
@@ -10,6 +12,11 @@ public struct TransferPolicy: Sendable {
     public var receiveTimeout: UInt64 = 0
     /// How long close waits for the card to take what was written; nanoseconds.
     public var linger: UInt64 = 2_000_000_000
+
+    /// How long a reload waits for the card; nanoseconds.
+    public var reloadTimeout: UInt64 = 60_000_000_000
+    /// How the card interrupts; nil for the best it has.
+    public var interrupts: InterruptKind?
 
     /// The defaults.
     public init() {}

@@ -60,6 +60,10 @@ public enum FailureCause: UInt8, Sendable {
     case discarded
     /// The card is gone.
     case gone
+    /// The card was taken out of use.
+    case removed
+    /// The card could not be brought back into D0.
+    case startFailed
     /// The card is not in D0.
     case notInD0
     /// Close waited long enough; the card still has bytes to take.
