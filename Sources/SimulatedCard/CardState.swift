@@ -46,6 +46,8 @@ struct CardParts {
     let lock = Lock()
     let clock: Clock
     let iommu: IOMMU
+    /// Whether the transmitter takes a packet from several runs of addresses.
+    let isGathering: Bool
     let tx = EnginePointer(isTransmitter: true)
     let rx = EnginePointer(isTransmitter: false)
     let gate = InterruptGate()
@@ -56,14 +58,18 @@ struct CardParts {
     /// Under the lock.
     let state: UnsafeMutablePointer<CardState>
 
-    init(address: PCIAddress, clock: Clock, receiverMemory: Int, iommu: IOMMU) {
+    init(address: PCIAddress, clock: Clock, configuration: SimulatedBus.Configuration, iommu: IOMMU) {
         self.clock = clock
         self.iommu = iommu
+        isGathering = configuration.scatterGather
         state = .allocate(capacity: 1)
         state.initialize(
             to: CardState(
-                configuration: ConfigurationSpaceModel(address: address),
-                wire: Wire(byteCount: receiverMemory)
+                configuration: ConfigurationSpaceModel(
+                    address: address,
+                    limits: UInt32(configuration.addressBits) | (configuration.scatterGather ? 0x100 : 0)
+                ),
+                wire: Wire(byteCount: configuration.receiverMemory)
             )
         )
     }
@@ -96,6 +102,7 @@ struct Card: @unchecked Sendable {  // the state has its lock, the other parts a
     var lock: Lock { @_noLocks get { parts.pointee.lock } }
     var clock: Clock { @_noLocks get { parts.pointee.clock } }
     var iommu: IOMMU { @_noLocks get { parts.pointee.iommu } }
+    var isGathering: Bool { @_noLocks get { parts.pointee.isGathering } }
     var tx: EnginePointer { @_noLocks get { parts.pointee.tx } }
     var rx: EnginePointer { @_noLocks get { parts.pointee.rx } }
     var gate: InterruptGate { @_noLocks get { parts.pointee.gate } }

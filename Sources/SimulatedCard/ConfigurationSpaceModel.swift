@@ -8,17 +8,21 @@ struct ConfigurationSpaceModel {
     static var powerManagement: Int { @_noLocks get { 0x40 } }
     static var express: Int { @_noLocks get { 0x60 } }
     static var msix: Int { @_noLocks get { 0xb0 } }
+    static var vendorSpecific: Int { @_noLocks get { 0xc0 } }
     static var serialNumber: Int { @_noLocks get { 0x100 } }
     let addresses: PlatformAddresses
     private let address: PCIAddress
+    /// What the vendor-specific capability says: address bits, bit 8 gathering, bit 9 slave interface.
+    private let limits: UInt32
     private let bytes: UnsafeMutableRawPointer
     /// Bits that take what is written.
     private let writable: UnsafeMutableRawPointer
     /// Bits that a written 1 clears.
     private let clearable: UnsafeMutableRawPointer
 
-    init(address: PCIAddress) {
+    init(address: PCIAddress, limits: UInt32 = 0x120) {
         self.address = address
+        self.limits = limits
         addresses = PlatformAddresses(address)
         bytes = mapZeroedPages(Self.byteCount)
         writable = mapZeroedPages(Self.byteCount)
@@ -104,7 +108,14 @@ struct ConfigurationSpaceModel {
         powerManagementCapability()
         expressCapability()
         // MSI-X: 4 vectors, table at 0 and pending bits at 0x800 of BAR4.
-        put(Self.msix, UInt32(ConfigurationSpace.Capability.msix) | 3 << 16, writable: 0xc000_0000)
+        put(
+            Self.msix,
+            UInt32(ConfigurationSpace.Capability.msix) | UInt32(Self.vendorSpecific) << 8 | 3 << 16,
+            writable: 0xc000_0000
+        )
+        // Vendor-specific, 8 bytes, the first kind: the limits of the bus master.
+        put(Self.vendorSpecific, 0x0108_0009)
+        put(Self.vendorSpecific + 4, limits)
         put(Self.msix + 4, 4)
         put(Self.msix + 8, 0x800 | 4)
         // Device serial number, version 1, the last extended capability: an EUI-64 made of the address.

@@ -89,6 +89,8 @@ struct Engine {
     var generation: UInt64 = 0
     /// A packet was begun and has not ended.
     var isInPacket = false
+    /// Transmitter: where the bytes of that packet go on, for a card that does not gather.
+    var runEnd: UInt32 = 0
     /// Transmitter: the rest of the packet is consumed and dropped, since the link was lost in its middle.
     var isDiscarding = false
     /// Receiver: the packet that was cut off by the link ends in EEP.
@@ -272,6 +274,12 @@ extension Card {
         let length = Int(flags & Descriptor.length)
         if engine.isTransmitter {
             engine.state.pointee.byteCount = length
+            if !isGathering, engine.state.pointee.isInPacket, length > 0,
+                engine.state.pointee.runEnd != engine.state.pointee.logical
+            {
+                busError(engine.state.pointee.logical, .read)
+                return .fault
+            }
         } else {
             // The core counts words down before it compares with 0, so that 0 words are 16384.
             let words = length >> 2

@@ -18,6 +18,8 @@ struct IOMMU: @unchecked Sendable {  // tables of atomics; the record of faults 
         var direction = Direction.read
     }
 
+    /// The address lines the card drives. Constant once the card is made.
+    let addressMask: UnsafeMutablePointer<UInt32>
     /// Frame << 12 | access bits; 0 where nothing is mapped.
     private let table: UnsafeMutablePointer<Atomic<UInt64>>
     /// Bytes that are mapped.
@@ -31,6 +33,8 @@ struct IOMMU: @unchecked Sendable {  // tables of atomics; the record of faults 
         table = mapZeroedPages(Self.pageCount * 8).bindMemory(to: Atomic<UInt64>.self, capacity: Self.pageCount)
         mappedBytes = .allocate(capacity: 1)
         mappedBytes.initialize(to: Atomic(0))
+        addressMask = .allocate(capacity: 1)
+        addressMask.initialize(to: .max)
         faults = .allocate(capacity: 1)
         faults.initialize(to: Faults())
     }
@@ -40,12 +44,14 @@ struct IOMMU: @unchecked Sendable {  // tables of atomics; the record of faults 
         mappedBytes.deinitialize(count: 1)
         mappedBytes.deallocate()
         faults.deallocate()
+        addressMask.deallocate()
     }
 
     /// Where an access of the card goes; nil when it may not. The engine that asks has pinned its translations, so the page
     /// stays until it unpins them: this load comes after the pin in the one order of all such accesses, and whoever clears an
     /// entry looks for pins afterwards.
     @inline(__always) @_noLocks func translate(_ logical: UInt32, _ direction: Direction) -> UnsafeMutableRawPointer? {
+        let logical = logical & addressMask.pointee
         let entry = table[Int(logical >> 12)].load(ordering: .sequentiallyConsistent)
         guard entry & (direction == .read ? 1 : 2) != 0, let page = physical.page(entry >> 12) else { return nil }
         return page + Int(logical & 0xfff)

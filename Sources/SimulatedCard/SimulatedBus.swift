@@ -7,6 +7,12 @@ public final class SimulatedBus: PCIBus, @unchecked Sendable {  // the set of ad
     public struct Configuration: Sendable {
         /// Bytes the far end of each link can hold in loopback. Rounded up to pages; costs what is used.
         public var receiverMemory: Int
+        /// Address lines the card drives, 24…32: what lies above is out of its reach.
+        public var addressBits = 32
+        /// Whether its transmitter takes a packet from several runs of addresses.
+        public var scatterGather = true
+        /// The most map registers the machine grants a driver; nil for as many as it wants.
+        public var mapRegisters: Int?
         /// Paces the wire when its rate is limited. The caller keeps it as long as cards are open.
         public var clock: Clock
 

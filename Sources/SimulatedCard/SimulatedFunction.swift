@@ -14,6 +14,9 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
     /// Bytes of configuration space: PCI Express's 4096.
     public let configurationSize = ConfigurationSpaceModel.byteCount
 
+    /// What the machine grants.
+    public let mapRegisterLimit: Int?
+
     let card: Card
     private let memory: MemoryMap
     private let lifecycle = Lock()
@@ -25,12 +28,16 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
         self.onClose = onClose
         let seed = UInt64(address.bus) << 8 | UInt64(address.device) << 3 | UInt64(address.function)
         memory = MemoryMap(seed: seed &* 4099)
+        mapRegisterLimit = configuration.mapRegisters
+        memory.iommu.addressMask.pointee = UInt32(
+            truncatingIfNeeded: UInt64(1) << UInt64(configuration.addressBits) - 1
+        )
         let parts = UnsafeMutablePointer<CardParts>.allocate(capacity: 1)
         parts.initialize(
             to: CardParts(
                 address: address,
                 clock: configuration.clock,
-                receiverMemory: configuration.receiverMemory,
+                configuration: configuration,
                 iommu: memory.iommu
             )
         )

@@ -105,6 +105,7 @@ extension Card {
             tx.state.pointee.byteCount &-= count
             tx.state.pointee.logical &+= UInt32(truncatingIfNeeded: count)
             tx.state.pointee.isInPacket = true
+            tx.state.pointee.runEnd = tx.state.pointee.logical
             state.pointee.wire.put(count)
             if state.pointee.wire.receivedGeneration == transfer.receivedGeneration {
                 state.pointee.wire.receivedBytes &+= UInt64(count)

@@ -14,7 +14,11 @@ import VFIOBus
     logger: Logger
 ) throws -> any MountService {
     let clock = Clock.monotonic()
-    let bus = SimulatedBus(SimulatedBus.Configuration(receiverMemory: options.receiverByteCount, clock: clock))
+    var configuration = SimulatedBus.Configuration(receiverMemory: options.receiverByteCount, clock: clock)
+    configuration.addressBits = options.simulatedAddressBits
+    configuration.scatterGather = options.simulatedScatterGather
+    configuration.mapRegisters = options.simulatedMapRegisters
+    let bus = SimulatedBus(configuration)
     let address = options.address ?? PCIAddress(bus: 1, device: 0, function: 0)
     let function: any PCIFunction
     do {

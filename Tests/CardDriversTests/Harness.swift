@@ -36,9 +36,12 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
     init(
         receiverMemory: Int = 8 << 20,
         framing: Framing = .stream,
+        card: SimulatedBus.Configuration = SimulatedBus.Configuration(),
         policy change: (inout TransferPolicy) -> Void = { _ in }
     ) throws {
-        let bus = SimulatedBus(SimulatedBus.Configuration(receiverMemory: receiverMemory))
+        var card = card
+        card.receiverMemory = receiverMemory
+        let bus = SimulatedBus(card)
         function = try bus.open(PCIAddress(bus: 1, device: 0, function: 0))
         var policy = TransferPolicy()
         change(&policy)

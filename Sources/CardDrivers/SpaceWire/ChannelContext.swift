@@ -12,8 +12,8 @@ struct ChannelContext {
     let control: UInt32
     /// Payload memory.
     let arena: UnsafeMutablePointer<PayloadArena>
-    /// The payload memory as the card sees it.
-    let arenaBuffer: CommonBuffer
+    /// The payload memory as the card sees it; nil when the card cannot reach it.
+    let arenaBuffer: CommonBuffer?
     /// Deferred calls.
     let deferred: UnsafeMutablePointer<DeferredThread>
     /// The driver's time.

@@ -93,7 +93,7 @@ extension SpaceWireDriver {
                 stage = "descriptor"
                 restartEngines(window)
             }
-            let lost = transmit.control { $0.reclaim(status, cause, endPacket: true) }
+            let lost = takeBack { $0.reclaim(status, cause, endPacket: true) }
             transmit.control { $0.resume() }
             return lost
         }

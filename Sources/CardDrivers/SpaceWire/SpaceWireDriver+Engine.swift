@@ -6,9 +6,6 @@ extension SpaceWireDriver {
     /// How the data is moved.
     public var engine: DMAEngine { transmit.control { $0.engine } }
 
-    /// The engines this card has.
-    var engines: [DMAEngine] { [.scatterGather, .common] }
-
     /// Moves the data in another way: both engines of the card are stopped and started anew with the other rings. Only while
     /// nothing is under way in either direction, so that nothing can be lost.
     public func select(_ engine: DMAEngine) throws(StatusError) {
@@ -69,7 +66,10 @@ extension SpaceWireDriver {
     func use(_ engine: DMAEngine) {
         guard let transmitTable else { return }
         let ring = DescriptorRing(buffer: transmitTable, count: ringCount(engine))
-        transmit.control { $0.select(engine, ring: ring) }
+        transmit.control {
+            $0.select(engine, ring: ring)
+            $0.mapping.isOn = $0.isMemoryMapped && engine == .scatterGather
+        }
         receive.control { $0.engine = engine }
     }
 

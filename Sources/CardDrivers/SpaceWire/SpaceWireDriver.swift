@@ -1,6 +1,6 @@
 public import CHardware
 public import DriverCore
-import PCIBus
+public import PCIBus
 
 /// Drives a PCIe card that carries the SpaceWire Light core with its AMBA interface.
 ///
@@ -57,6 +57,17 @@ public final class SpaceWireDriver: CardDriver {
         )
     }
 
+    /// As the card's vendor-specific capability says, where it has one.
+    public static func dmaDescription(of function: any PCIFunction) -> DeviceDescription? {
+        let limits = SpaceWireLimits(of: function)
+        return DeviceDescription(
+            addressWidth: limits.addressWidth,
+            scatterGather: limits.scatterGather,
+            maximumLength: PayloadArena.payloadByteCount,
+            alignment: 4
+        )
+    }
+
     // The device owns this driver and ends it first.
     unowned let device: Device
     let transmit: TransmitPort
@@ -68,6 +79,11 @@ public final class SpaceWireDriver: CardDriver {
     private var transmitSlots: CommonBuffer?
     private var receiveTable: CommonBuffer?
     private var receiveData: CommonBuffer?
+    /// For a card that cannot reach the memory of requests.
+    private(set) var mapper: TransmitMapper?
+    /// The engines the card has; the first is the one it begins with.
+    private(set) var engines: [DMAEngine] = [.scatterGather, .common]
+    private var mappingCall = 0
     /// Held by whoever takes the rings from the card: a recovery, a flush, a start or a suspension. Taken before the locks of
     /// the channels.
     let recovery = Lock()
@@ -103,6 +119,11 @@ public final class SpaceWireDriver: CardDriver {
         signals.pointee.errorCall = device.deferred.pointee.register(context: context) { context in
             Unmanaged<SpaceWireDriver>.fromOpaque(context).takeUnretainedValue().errorDeferred()
         }
+        mappingCall = device.deferred.pointee.register(context: context) { context in
+            ExecutionLevel.dispatch.run {
+                Unmanaged<SpaceWireDriver>.fromOpaque(context).takeUnretainedValue().mapper?.run()
+            }
+        }
         transmit.control { $0.call = signals.pointee.transmitCall }
         receive.control { $0.call = signals.pointee.receiveCall }
         device.interrupt.pointee.setServiceRoutine(context: UnsafeMutableRawPointer(signals)) { context, vector in
@@ -132,7 +153,7 @@ public final class SpaceWireDriver: CardDriver {
         for resource in resources.translated where resource.type == .memory {
             if let bar = resource.bar, bar != 0 { _ = try device.mapBAR(bar) }
         }
-        guard let adapter = device.adapter, let arena = device.arenaBuffer else {
+        guard let adapter = device.adapter else {
             throw StatusError(.insufficientResources, "no DMA adapter for \(device.function.address)")
         }
         let table = SpaceWireLayout.tableByteCount
@@ -154,11 +175,31 @@ public final class SpaceWireDriver: CardDriver {
             window: window,
             control: Self.control,
             arena: device.arena,
-            arenaBuffer: arena,
+            arenaBuffer: device.arenaBuffer,
             deferred: device.deferred,
             clock: device.clock,
             policy: device.policy
         )
+        let limits = SpaceWireLimits(of: device.function)
+        engines = limits.engines
+        let isMapped = device.arenaBuffer == nil
+        mapper = nil
+        if isMapped {
+            // The card reaches the memory of requests only through map registers.
+            try adapter.reserveMapRegisters(adapter.mapRegisterCount)
+            mapper = try TransmitMapper(adapter, transmit)
+        }
+        adapter.endAllocationPhase()
+        let engine = engines.contains(self.engine) ? self.engine : engines[0]
+        transmit.control {
+            $0.engine = engine
+            $0.isGathering = limits.scatterGather
+            $0.mapping = TransmitMapping()
+            $0.mapping.call = mappingCall
+            $0.isMemoryMapped = isMapped
+            $0.mapping.isOn = isMapped && engine == .scatterGather
+        }
+        receive.control { $0.engine = engine }
         let transmitRing = DescriptorRing(buffer: transmitTable, count: ringCount(engine))
         let receiveRing = DescriptorRing(buffer: receiveTable, count: ReceiveChannel.slotCount)
         transmit.control { $0.attach(context, ring: transmitRing, slots: transmitSlots) }
@@ -228,7 +269,7 @@ public final class SpaceWireDriver: CardDriver {
             transmit.control { $0.hold() }
             receive.control { $0.hold() }
             resetDMA()
-            let lost = transmit.control { $0.reclaim(departure.status, departure.cause, endPacket: false) }
+            let lost = takeBack { $0.reclaim(departure.status, departure.cause, endPacket: false) }
             waitForReplies()
             receive.control { $0.cease(keepsUnread: departure == .suspend) }
             return lost
@@ -272,8 +313,14 @@ public final class SpaceWireDriver: CardDriver {
     /// Ends what waits, and all that comes until the rings start again.
     public func flushIO() {
         let departure = device.departure
-        transmit.control { $0.failAll(departure.status, departure.cause) }
+        takeBack { $0.failAll(departure.status, departure.cause) }
         receive.control { $0.failAll(departure.status, departure.cause) }
+    }
+
+    /// Does something to the transmit ring that ends what is in it, with the transactions whose transfers those are.
+    func takeBack<Result>(_ body: (inout TransmitChannel) -> Result) -> Result {
+        guard let mapper else { return transmit.control(body) }
+        return mapper.abandon { transmit.control(body) }
     }
 
     /// Replies that are being made from the ring end by themselves: each is one system call.

@@ -43,6 +43,7 @@ extension TransmitChannel {
     private mutating func restartRing() {
         guard let ring, let context else { return }
         ring.clear()
+        marks.update(repeating: TransmitMark(), count: Self.ringCount)
         head = 0
         tail = 0
         context.window.store32(
@@ -80,6 +81,7 @@ extension TransmitChannel {
             done = mark.sequence
             giveBack(mark)
         }
+        abandonMappings(status, cause)
         counters.lostBytes += lost
         counters.recoveries += 1
         failBarriers(status, cause)
@@ -91,7 +93,7 @@ extension TransmitChannel {
                 0,
                 SpaceWireLayout.Descriptor.eep,
                 length: 0,
-                address: context.arenaBuffer.logicalAddress
+                address: ring.logicalAddress
             )
             tail = 1
             context.ring(SpaceWireLayout.Control.transmitStart)
@@ -127,7 +129,9 @@ extension TransmitChannel {
             if record.pointee.claim() { decided.add(record, status, cause: cause) }
         }
         if let record = current {
+            mapping.phase = .wanted
             current = nil
+            record.pointee.accumulated = 0
             if record.pointee.claim() { decided.add(record, status, cause: cause) }
             _ = writes.finished()
         }
@@ -207,9 +211,15 @@ extension TransmitChannel {
                 decided.add(record, .ioTimeout, cause: cause)
             }
             if let record = current, isOver(record), record.pointee.claim() {
+                let bytes = record.pointee.accumulated
+                if mapping.isOn { cutCurrent(record) }
                 current = nil
                 counters.timeouts += 1
-                decided.add(record, .ioTimeout, cause: cause)
+                if bytes > 0 {
+                    decided.add(record, .success, information: bytes)
+                } else {
+                    decided.add(record, .ioTimeout, cause: cause)
+                }
                 deliver(writes.finished())
             }
             var barrier = barriers.first

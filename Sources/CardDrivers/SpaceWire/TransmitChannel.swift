@@ -17,6 +17,8 @@ struct TransmitMark {
     var storage = PayloadStorage.none
     /// Its index.
     var bufferIndex: UInt32 = 0
+    /// The number, from 1 on, of the DMA transaction whose transfer this descriptor ends; 0 for none.
+    var transaction: UInt8 = 0
 }
 
 /// Bytes to the card: a ring of descriptors that the card reads through its IOMMU.
@@ -42,6 +44,12 @@ struct TransmitChannel: ~Copyable {
     var ring: DescriptorRing?
     /// How bytes reach the card. Changed only while the channel is idle and held.
     var engine = DMAEngine.scatterGather
+    /// The card takes the bytes of a packet from several runs of addresses.
+    var isGathering = true
+    /// The card reaches the memory of requests only through map registers.
+    var isMemoryMapped = false
+    /// For memory the card cannot reach.
+    var mapping = TransmitMapping()
     /// The slots of the engine `common`, one for each entry of its ring.
     var slots: CommonBuffer?
     /// Running counters: the next entry to fill, the oldest the card still has.
@@ -146,6 +154,8 @@ extension TransmitChannel {
 
     @_noLocks private func canTakeNow(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
         guard current == nil, writes.wouldDeliver() else { return false }
+        // With nothing before it, a write gets all the map registers there are.
+        if mapping.isOn { return !isHeld && head == tail }
         return hasRoom(record)
     }
 
@@ -172,6 +182,11 @@ extension TransmitChannel {
 
     /// Carries out one write (EvtIoWrite). False if it keeps it to wait for room.
     @_noLocks private mutating func evtWrite(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
+        if mapping.isOn {
+            if wantMapping(record) { return false }
+            decided.add(record, .cancelled, cause: .interrupted)
+            return true
+        }
         if hasRoom(record) {
             post(record)
             return true
@@ -185,10 +200,10 @@ extension TransmitChannel {
     }
 
     @_noLocks private func hasRoom(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
-        guard !isHeld, let ring else { return false }
+        guard !isHeld, !mapping.isOn, let ring else { return false }
         if case .common = engine {
-            let slot = Self.slotByteCount
-            return (record.pointee.length &+ (slot &- 1)) / slot <= ring.count &- Int(tail &- head)
+            let needed = slotsNeeded(record.pointee.length)
+            return needed &+ slotsToSkip(ring, needed) <= ring.count &- Int(tail &- head)
         }
         if record.pointee.storage == .receiveBuffer && postedBuffers >= Self.maximumPostedBuffers { return false }
         let fragment = SpaceWireLayout.fragmentByteCount
@@ -214,7 +229,7 @@ extension TransmitChannel {
     @_noLocks private mutating func postDirect(_ record: UnsafeMutablePointer<RequestRecord>) {
         guard let context, let ring, let payload = record.pointee.payload else { return }
         let mdl = MemoryDescriptorList(virtualAddress: VirtualAddress(payload), byteCount: record.pointee.length)
-        guard var list = context.arenaBuffer.scatterGatherList(of: mdl) else {
+        guard var list = context.arenaBuffer?.scatterGatherList(of: mdl) else {
             decided.add(record, .internalError)
             return
         }
@@ -231,7 +246,7 @@ extension TransmitChannel {
             } else {
                 ring.enable(tail, flags, length: element.byteCount, address: element.address)
             }
-            marks[Int(truncatingIfNeeded: tail) & (Self.ringCount &- 1)].sequence = 0
+            (marks + (Int(truncatingIfNeeded: tail) & (Self.ringCount &- 1))).pointee.sequence = 0
             tail &+= 1
             elements &+= 1
         }
@@ -251,8 +266,16 @@ extension TransmitChannel {
     @_noLocks private mutating func postCopy(_ record: UnsafeMutablePointer<RequestRecord>) {
         guard let context, let ring, let slots, let payload = record.pointee.payload else { return }
         if tail == head { lastProgress = context.clock.now() }
-        let first = tail
         let length = record.pointee.length
+        var skipped = slotsToSkip(ring, slotsNeeded(length))
+        while skipped > 0 {
+            // An entry without bytes and without an end does nothing.
+            (marks + (Int(truncatingIfNeeded: tail) & (Self.ringCount &- 1))).pointee = TransmitMark()
+            ring.enable(tail, 0, length: 0, address: slots.logicalAddress)
+            tail &+= 1
+            skipped &-= 1
+        }
+        let first = tail
         var offset = 0
         while offset < length {
             let count = min(length &- offset, Self.slotByteCount)
@@ -279,10 +302,23 @@ extension TransmitChannel {
         decide(record)
     }
 
+    /// Slots that a request fills.
+    @_noLocks private func slotsNeeded(_ byteCount: Int) -> Int {
+        (byteCount &+ (Self.slotByteCount &- 1)) / Self.slotByteCount
+    }
+
+    /// Slots at the end of the ring that a request cannot use: a card that does not gather takes a packet from one run of
+    /// addresses, and that ends with the ring.
+    @_noLocks private func slotsToSkip(_ ring: DescriptorRing, _ needed: Int) -> Int {
+        let left = ring.count &- ring.place(tail)
+        return isGathering || needed <= left ? 0 : left
+    }
+
     /// Counts a request as accepted; the last entry filled ends it and gives back `storage`.
-    @_noLocks private mutating func accept(
+    @_noLocks mutating func accept(
         _ record: UnsafeMutablePointer<RequestRecord>,
-        _ storage: PayloadStorage
+        _ storage: PayloadStorage,
+        byteCount: Int? = nil
     ) {
         accepted &+= 1
         let stream = record.pointee.stream
@@ -290,7 +326,7 @@ extension TransmitChannel {
             sequence: accepted,
             stream: stream,
             generation: stream?.pointee.opening() ?? 0,
-            byteCount: record.pointee.length,
+            byteCount: byteCount ?? record.pointee.length,
             storage: storage,
             bufferIndex: record.pointee.bufferIndex
         )
@@ -298,7 +334,7 @@ extension TransmitChannel {
     }
 
     /// Ends a request that was accepted, or lets it wait for the card if it is synchronous.
-    @_noLocks private mutating func decide(_ record: UnsafeMutablePointer<RequestRecord>) {
+    @_noLocks mutating func decide(_ record: UnsafeMutablePointer<RequestRecord>) {
         if record.pointee.flags.contains(.synchronous) {
             record.pointee.accumulated = record.pointee.length
             waitForSequence(record, accepted)
@@ -307,7 +343,7 @@ extension TransmitChannel {
         }
     }
 
-    @_noLocks private mutating func note(
+    @_noLocks mutating func note(
         _ record: UnsafeMutablePointer<RequestRecord>,
         _ mdl: MemoryDescriptorList,
         _ elements: Int
@@ -329,6 +365,9 @@ extension TransmitChannel {
         plan.engine = engine
         plan.byteCount = mdl.byteCount
         plan.pages = mdl.pageCount
+        plan.transfers = 1
+        plan.bouncedBytes = 0
+        if !mapping.isOn { plan.mapRegisters = 0 }
         plan.elements = elements
     }
 
@@ -339,6 +378,7 @@ extension TransmitChannel {
         while head != tail, ring.status(head) & SpaceWireLayout.Descriptor.enable == 0 {
             let mark = marks[Int(truncatingIfNeeded: head) & (Self.ringCount &- 1)]
             head &+= 1
+            if mark.transaction != 0 { endTransfer(mark) }
             guard mark.sequence != 0 else { continue }
             done = mark.sequence
             counters.sentBytes &+= UInt64(mark.byteCount)
@@ -356,7 +396,8 @@ extension TransmitChannel {
     /// Lets everything happen that can happen now, and decides whether an interrupt is worth a wake-up.
     @_noLocks mutating func settle() {
         advance()
-        let isAwaited = current != nil || !barriers.isEmpty || watchers > 0
+        // A transfer through map registers gives those back when it ends, whoever waits.
+        let isAwaited = current != nil || !barriers.isEmpty || watchers > 0 || mapping.isOn && head != tail
         signals.pointee.transmitAwaited.store(isAwaited, ordering: .sequentiallyConsistent)
         if isAwaited {
             // The card may have finished before the word above was seen: look once more, or nobody would.
@@ -367,6 +408,7 @@ extension TransmitChannel {
     }
 
     @_noLocks private mutating func advance() {
+        askForMapping()
         while let record = current, hasRoom(record) {
             current = nil
             if record.pointee.claim() { post(record) }
@@ -384,6 +426,7 @@ extension TransmitChannel {
     /// Takes out a request that a cancel has claimed. Does not wait.
     @_noLocks mutating func withdraw(_ record: UnsafeMutablePointer<RequestRecord>) {
         if current == record {
+            if mapping.isOn { cutCurrent(record) }
             current = nil
             deliver(writes.finished())
         } else if record.pointee.kind != .write || record.pointee.accumulated != 0 {
@@ -398,6 +441,7 @@ extension TransmitChannel {
     @_noLocks mutating func isWritable() -> Bool {
         reap()
         settle()
+        if mapping.isOn { return current == nil && !isHeld && head == tail }
         return current == nil && !isHeld && postedBuffers < Self.maximumPostedBuffers
             && (ring?.count ?? 0) &- Int(tail &- head) >= 32
     }

@@ -34,6 +34,12 @@ public struct MountOptions: Hashable, Sendable {
     public var expert = false
     /// Memory of the far receiver of a simulated card.
     public var receiverByteCount = 64 << 20
+    /// Address lines of a simulated card, 24…32.
+    public var simulatedAddressBits = 32
+    /// Whether a simulated card takes a packet from several runs of addresses.
+    public var simulatedScatterGather = true
+    /// Map registers of a simulated machine; nil for as many as the driver wants.
+    public var simulatedMapRegisters: Int?
     /// Threads that receive requests, 1…8; nil leaves it to the session.
     public var threads: Int?
     /// Options of every mount, such as `nodev`, that libfuse hands to the kernel; in the order given, each once.
@@ -160,6 +166,17 @@ extension MountOptions {
             options,
             text throws(BadValue) in
             options.receiverByteCount = Int(try size(text, 4096...UInt64(1 << 36)))
+        },
+        value("dma_bits", "N", "address lines of a simulated card, 24 to 32 (32)") { options, text throws(BadValue) in
+            options.simulatedAddressBits = Int(try number(text, 24...32))
+        },
+        value("scatter_gather", "0|1", "whether a simulated card gathers (1)") { options, text throws(BadValue) in
+            options.simulatedScatterGather = try number(text, 0...1) == 1
+        },
+        value("map_registers", "N", "map registers of a simulated machine, 2 to 1024") {
+            options,
+            text throws(BadValue) in
+            options.simulatedMapRegisters = Int(try number(text, 2...1024))
         },
         value("threads", "N", "threads that receive requests, 1 to 8") { options, text throws(BadValue) in
             options.threads = Int(try number(text, 1...8))

@@ -23,6 +23,10 @@ public protocol CardDriver: AnyObject {
     /// What the card can do as a bus master; nil for a card without DMA.
     static var dmaDescription: DeviceDescription? { get }
 
+    /// What this very card can do as a bus master, where cards of a type differ; asked before each start. Configuration space
+    /// can be read, BARs are not mapped yet.
+    static func dmaDescription(of function: any PCIFunction) -> DeviceDescription?
+
     /// Makes the driver for a device that has been found (EvtDriverDeviceAdd). Allocates what lives as long as the device.
     init(device: Device) throws(StatusError)
 
@@ -100,6 +104,11 @@ extension CardDriver {
 
     /// No request waits in the driver.
     public func flushIO() {}
+}
+
+extension CardDriver {
+    /// What all of its type can.
+    public static func dmaDescription(of function: any PCIFunction) -> DeviceDescription? { dmaDescription }
 }
 
 /// What the control files of `dma/` do. Any thread, passive level.

@@ -317,10 +317,13 @@ extension Device {
             try function.changeCommand(set: .memorySpace, clear: .busMaster)
             resources = try ResourceLists.of(function)
             snapshot = try ConfigurationSnapshot(of: function)
-            if let description = type(of: driver).dmaDescription {
+            if let description = type(of: driver).dmaDescription(of: function) {
                 let adapter = try DMAAdapter(function: function, description: description)
                 self.adapter = adapter
-                arenaBuffer = try adapter.mapCommonBuffer(arenaMemory, byteCount: arenaMemory.byteCount)
+                // A card with few address lines needs them for its own buffers: it gets payload through map registers.
+                if adapter.limit / 2 >= UInt64(arenaMemory.byteCount) {
+                    arenaBuffer = try adapter.mapCommonBuffer(arenaMemory, byteCount: arenaMemory.byteCount)
+                }
             }
         } catch let error as BusError {
             throw StatusError(error.code == ENODEV ? .deviceNotConnected : .ioDeviceError, error.sentence)
