@@ -18,7 +18,7 @@ struct CardFSCommand: ParsableCommand {
             `mount -t fuse.cardfs sim /mnt/card` and fstab work.
             """,
         version: "0.1.0",
-        subcommands: [Mount.self, Unmount.self, List.self]
+        subcommands: [Mount.self, Unmount.self, List.self, Bench.self]
     )
 
     static func main() {
