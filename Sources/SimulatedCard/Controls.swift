@@ -6,7 +6,7 @@ public import PCIBus
 extension SimulatedFunction {
     /// The far end and its rate, the cable, faults, and what the IOMMU saw.
     public var controls: [BusControl] {
-        [wireControl, rateControl, receivedControl, linkControl, faultControl, iommuControl]
+        [wireControl, rateControl, receivedControl, linkControl, faultControl, lineControl, iommuControl]
     }
 
     private var wireControl: BusControl {
@@ -114,6 +114,31 @@ extension SimulatedFunction {
                     card.evaluateInterrupts()
                 }
                 card.settle()
+            }
+        )
+    }
+
+    private var lineControl: BusControl {
+        BusControl(
+            name: "line",
+            summary:
+                "the interrupt line INTA, which the card shares: calls its routine declined, and those nobody claimed; write "
+                + "neighbour to have the other function on the line interrupt once",
+            read: { [self] in
+                let (declined, unclaimed) = locked {
+                    ($0.pointee.interrupts.declined, $0.pointee.interrupts.unclaimed)
+                }
+                return "declined \(declined)\nunclaimed \(unclaimed)\n"
+            },
+            write: { [self] text throws(BusError) in
+                guard text == "neighbour" else { throw BusError(EINVAL, "line takes neighbour, not '\(text)'") }
+                guard card.gate.isLine.pointee else {
+                    throw BusError(EBUSY, "nobody listens to the line: mount with -o interrupts=intx")
+                }
+                locked {
+                    $0.pointee.interrupts.isNeighbourPulling = true
+                    card.pullLine()
+                }
             }
         )
     }

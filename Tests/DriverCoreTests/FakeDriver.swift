@@ -87,10 +87,12 @@ final class RegisterDriver: FakeDriver {
 func makeDevice(
     _ function: FakeFunction,
     drivers: [any CardDriver.Type] = [FakeDriver.self],
-    reloadTimeout: UInt64 = 200_000_000
+    reloadTimeout: UInt64 = 200_000_000,
+    interrupts: InterruptKind? = nil
 ) throws(StatusError) -> Device {
     var policy = TransferPolicy()
     policy.reloadTimeout = reloadTimeout
+    policy.interrupts = interrupts
     var capacity = Device.Capacity()
     capacity.requests = 4
     capacity.receiveBuffers = 1
