@@ -112,6 +112,11 @@ let package = Package(
             swiftSettings: swiftSettings
         ),
         .testTarget(
+            name: "VFIOBusTests",
+            dependencies: ["VFIOBus", "CVFIO", "PCIBus", "CHardware"],
+            swiftSettings: swiftSettings
+        ),
+        .testTarget(
             name: "DriverCoreTests",
             dependencies: ["DriverCore", "PCIBus", "CHardware"],
             swiftSettings: swiftSettings

@@ -64,8 +64,8 @@ import VFIOBus
 
 /// A card of any bus with its file system and its session.
 final class CardMount: MountService {
-    /// The drivers, the most particular first.
-    static var drivers: [any CardDriver.Type] { [SpaceWireDriver.self] }
+    /// The drivers, the most particular first; the last takes every card.
+    static var drivers: [any CardDriver.Type] { [SpaceWireDriver.self, EduDriver.self, GenericDriver.self] }
 
     private let fileSystem: CardFileSystem
     private let session: Session

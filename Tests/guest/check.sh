@@ -62,3 +62,19 @@ monitor() { echo "$1" > /dev/ttyS1; }
 
 # random BYTES FILE
 random() { head -c "$1" /dev/urandom > "$2"; }
+
+# The cards of the guest, by their IDs.
+address() {
+    for function in /sys/bus/pci/devices/*; do
+        [ "$(cat $function/vendor):$(cat $function/device)" = "$1" ] && echo ${function##*/}
+    done
+}
+EDU_ID=0x1234:0x11e8
+NVME_ID=0x1b36:0x0010
+
+# take ADDRESS: hands a card to vfio-pci as a user without cardfs would.
+take() {
+    echo vfio-pci > /sys/bus/pci/devices/$1/driver_override
+    if [ -e /sys/bus/pci/devices/$1/driver ]; then echo $1 > /sys/bus/pci/devices/$1/driver/unbind; fi
+    echo $1 > /sys/bus/pci/drivers_probe
+}

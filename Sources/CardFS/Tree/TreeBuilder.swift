@@ -42,7 +42,7 @@ struct TreeBuilder {
             tree.add(Node(name: "offset", parent: 1, kind: .windowOffset, mode: mode(0o660), size: 11))
         }
         let function = device.function
-        if function.baseAddressRegisters.contains(where: { $0.index == 0 }) {
+        if function.baseAddressRegisters.contains(where: { $0.index == 0 && $0.kind != .io }) {
             tree.add(
                 Node(
                     name: "paddr",

@@ -1,5 +1,5 @@
 public import CHardware
-import PCIBus
+public import PCIBus
 
 /// A driver for one type of card (the callbacks of a WDF driver).
 ///
@@ -16,6 +16,9 @@ public protocol CardDriver: AnyObject {
 
     /// The card's registers.
     static var registerMap: RegisterMap { get }
+
+    /// The registers of one function, where they depend on it; ``registerMap`` otherwise.
+    static func registerMap(of function: any PCIFunction) -> RegisterMap
 
     /// What the card can do as a bus master; nil for a card without DMA.
     static var dmaDescription: DeviceDescription? { get }
@@ -77,6 +80,9 @@ public protocol CardDriver: AnyObject {
 
 // What a driver need not have.
 extension CardDriver {
+    /// The same registers for every function.
+    public static func registerMap(of function: any PCIFunction) -> RegisterMap { registerMap }
+
     /// The card's interrupts have no enable of their own.
     public func enableInterrupts() {}
 

@@ -97,7 +97,7 @@ public final class Device: @unchecked Sendable {
             )
         }
         driverName = type.name
-        registerMap = type.registerMap
+        registerMap = type.registerMap(of: function)
         do {
             arenaMemory = try function.allocateMemory(
                 byteCount: PayloadArena.byteCount(
