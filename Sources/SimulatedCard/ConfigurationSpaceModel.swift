@@ -155,6 +155,16 @@ struct ConfigurationSpaceModel {
         if line != 0 { bytes.storeBytes(of: line, toByteOffset: ConfigurationSpace.interruptLine, as: UInt8.self) }
     }
 
+    /// As an FPGA is after it was loaded: nobody has written addresses yet, and nothing is decoded.
+    func forget() {
+        restore()
+        for offset in [0x10, 0x14, 0x18, 0x20] {
+            bytes.storeBytes(of: load32(offset) & 0xf, toByteOffset: offset, as: UInt32.self)
+        }
+        bytes.storeBytes(of: 0, toByteOffset: 0x04, as: UInt16.self)
+        bytes.storeBytes(of: 0, toByteOffset: ConfigurationSpace.interruptLine, as: UInt8.self)
+    }
+
     private func header() {
         // FPGA cards usually carry the vendor ID of the FPGA.
         put(0x00, 0x5350_10ee)

@@ -6,7 +6,10 @@ public import PCIBus
 extension SimulatedFunction {
     /// The far end and its rate, the cable, faults, and what the IOMMU saw.
     public var controls: [BusControl] {
-        [wireControl, rateControl, receivedControl, linkControl, faultControl, lineControl, iommuControl]
+        [
+            wireControl, rateControl, receivedControl, linkControl, faultControl, firmwareControl, lineControl,
+            iommuControl,
+        ]
     }
 
     private var wireControl: BusControl {
@@ -112,6 +115,35 @@ extension SimulatedFunction {
                     card.interrupt(card.tx)
                     card.interrupt(card.rx)
                     card.evaluateInterrupts()
+                }
+                card.settle()
+            }
+        )
+    }
+
+    private var firmwareControl: BusControl {
+        BusControl(
+            name: "firmware",
+            summary:
+                "the version loaded into the FPGA; another one written, as 1.1, loads it at once: the card forgets everything, "
+                + "its configuration header too",
+            read: { [self] in
+                locked { "\($0.pointee.registers.firmware >> 16).\($0.pointee.registers.firmware & 0xffff)\n" }
+            },
+            write: { [self] text throws(BusError) in
+                let parts = text.split(separator: ".", omittingEmptySubsequences: false).map { UInt16($0) }
+                guard parts.count == 2, let major = parts[0], let minor = parts[1] else {
+                    throw BusError(EINVAL, "firmware is two numbers, as 1.1, not '\(text)'")
+                }
+                locked { state in
+                    state.pointee.registers.firmware = UInt32(major) << 16 | UInt32(minor)
+                    state.pointee.configuration.forget()
+                    card.reset(cause: ResetCause.powerOn)
+                    memset(card.windows, 0, RegisterBlock.windowBytes)
+                    state.pointee.msix = MSIXTable()
+                    state.pointee.interrupts.forgetLevels()
+                    card.interrupt(card.tx)
+                    card.interrupt(card.rx)
                 }
                 card.settle()
             }

@@ -44,7 +44,8 @@ public final class SpaceWireDriver: CardDriver {
                 .init("memory2", at: SpaceWireLayout.readMemory, "first word of the 8 KiB read memory"),
             ],
             window: SpaceWireLayout.writeMemory..<SpaceWireLayout.writeMemory + SpaceWireLayout.memoryByteCount,
-            protectedBARs: [2]
+            protectedBARs: [2],
+            presence: SpaceWireLayout.id
         )
     }
 
