@@ -248,6 +248,8 @@ import Testing
         try station.device.start()
         #expect(try station.wait(writes[0]).status == .success)
         #expect(station.outcome(writes[19]) == nil)
+        // Full in the card's own time; until then a stalled transfer would be the card's fault and not the receiver's.
+        #expect(eventually { station.get("received").hasPrefix("bytes 4096\n") })
         station.advance(milliseconds: 1_000)
         #expect(try station.wait(writes[19]) == .init(status: .ioTimeout, cause: .receiverFull))
         try station.set("fault", "none")
