@@ -73,7 +73,7 @@ let package = Package(
             name: "cardfs",
             dependencies: [
                 "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "VFIOBus", "CFuse",
-                "CHardware",
+                "CHardware", "CVFIO",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],

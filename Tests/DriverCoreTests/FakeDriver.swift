@@ -100,7 +100,7 @@ func makeDevice(
     return try Device(
         function: function,
         drivers: drivers,
-        clock: .stepped(),
+        clock: .monotonic(),
         policy: policy,
         capacity: capacity,
         completionContext: UnsafeMutableRawPointer(bitPattern: 8)!,

@@ -52,7 +52,7 @@ public final class Device: @unchecked Sendable {
     public let lastRemovalInterrupt = Atomic<UInt64>(0)
 
     /// Held by whoever changes the state.
-    let lock = Lock()
+    let lock: Lock
     /// Why the card is being taken out of D0, or was; guarded by `lock`, and for the driver's callbacks.
     public internal(set) var departure = Departure.none
     /// What the platform wrote into the configuration header when the card was last prepared; guarded by `lock`.
@@ -72,7 +72,7 @@ public final class Device: @unchecked Sendable {
     /// Those who wait for the card without a request that the driver has.
     let watchers = Atomic<Int>(0)
     var presenceCall = 0
-    private let stateLock = Lock()
+    private let stateLock: Lock
     private var pnp = PnPState.notStarted
     private var power = PowerState.d3
     private var failure: TransferFailure?
@@ -118,6 +118,9 @@ public final class Device: @unchecked Sendable {
         } catch {
             throw StatusError(.insufficientResources, error.sentence)
         }
+        // Nothing is thrown any more before the object is whole, whose end frees what is made here.
+        lock = Lock()
+        stateLock = Lock()
         arena = .allocate(capacity: 1)
         arena.initialize(
             to: PayloadArena(
