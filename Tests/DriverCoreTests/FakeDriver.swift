@@ -88,7 +88,8 @@ func makeDevice(
     _ function: FakeFunction,
     drivers: [any CardDriver.Type] = [FakeDriver.self],
     reloadTimeout: UInt64 = 200_000_000,
-    interrupts: InterruptKind? = nil
+    interrupts: InterruptKind? = nil,
+    clock: Clock = .monotonic()
 ) throws(StatusError) -> Device {
     var policy = TransferPolicy()
     policy.reloadTimeout = reloadTimeout
@@ -100,7 +101,7 @@ func makeDevice(
     return try Device(
         function: function,
         drivers: drivers,
-        clock: .monotonic(),
+        clock: clock,
         policy: policy,
         capacity: capacity,
         completionContext: UnsafeMutableRawPointer(bitPattern: 8)!,

@@ -124,8 +124,17 @@ import Testing
     }
 
     @Test func `a card that left is found while somebody waits, and is not looked for otherwise`() throws {
+        let function = FakeFunction()
+        let clock = Clock.stepped()
+        let device = try makeDevice(function, clock: clock)
+        defer {
+            device.close()
+            clock.destroy()
+        }
+        try device.start()
+        function.vendorReads = 0
         func step() {
-            device.clock.advance(byNanoseconds: 300_000_000)
+            clock.advance(byNanoseconds: 300_000_000)
             device.deferred.pointee.clockMoved()
         }
         for _ in 0..<3 { step() }
