@@ -41,6 +41,22 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
         device.interrupt.pointee.declinedCount
     )
     let counters = fileSystem.mount
+    if fileSystem.options.verify {
+        let findings = Verifier.shared.findings
+        metrics.append(
+            Metric(
+                "cardfs_verifier_findings_total",
+                .counter,
+                help: "Misuse of the driver model.",
+                samples: Misuse.allCases.filter { $0.ruledOut == nil }.map { misuse in
+                    Metric.Sample(
+                        .integer(findings.first { $0.misuse == misuse }?.count ?? 0),
+                        labels: card + [Metric.Label("misuse", misuse.rawValue), Metric.Label("code", misuse.codeText)]
+                    )
+                }
+            )
+        )
+    }
     add("opens_total", .counter, "Files opened.", counters.pointee.counters.opens.load(ordering: .relaxed))
     add(
         "register_reads_total",
