@@ -157,8 +157,8 @@ boot() {
 
 guest() {
     case $1 in
-    exact) boot exact $((150 + 1500 * all)) simulated,edu intel_iommu=on -smp 1 -icount shift=1,sleep=off ;;
-    cards) boot cards $((150 + 300 * all)) simulated,edu intel_iommu=on -smp 2 ;;
+    exact) boot exact $((150 + 1500 * all)) simulated,edu,interrupts,sizes,lspci,cycles intel_iommu=on -smp 1 -icount shift=1,sleep=off ;;
+    cards) boot cards $((150 + 300 * all)) simulated,edu,interrupts,removal intel_iommu=on -smp 2 ;;
     bare) boot bare 60 bare "" -smp 1 ;;
     esac
 }
