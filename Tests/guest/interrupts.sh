@@ -23,6 +23,7 @@ for kind in intx msi; do
         [ "$vector $count" = "0 1" ] || bad "$kind: interrupt $number" "vector $vector count $count"
         previous=$sequence
         number=$((number + 1))
+        [ $((number % 250)) = 0 ] && echo "$kind: $number by $(cut -d" " -f1 /proc/uptime) s"
     done
     is "$kind: lines for 1000 interrupts" 1000 $number
     is "$kind: interrupts counted" $((before + 1000)) "$(cat $M/interrupts/count)"

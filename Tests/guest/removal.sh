@@ -7,57 +7,62 @@ A=$(address $EDU_ID)
 PORT=$(basename "$(readlink -f /sys/bus/pci/devices/$A/..)")
 take $A
 
+# The card leaves, and comes back to the same place. One that was unplugged is new to the machine and bound anew.
 unplug() { monitor "device_del edu0"; }
-# The slot's power off, its indicator off.
+unplug_back() {
+    monitor "device_add edu,id=edu0,bus=slot1"
+    within 20 test -e /sys/bus/pci/devices/$A/vendor && take $A
+}
+# The slot's power off, with its indicator; on again.
 cut_power() { setpci -s $PORT CAP_EXP+0x18.w=0700:0700; }
+cut_power_back() {
+    setpci -s $PORT CAP_EXP+0x18.w=0100:0700
+    within 20 test "$(setpci -s $A VENDOR_ID)" = 1234
+}
 is_absent() { [ ! -e /sys/bus/pci/devices/$A ]; }
 has_left() { grep -q -E 'Removed|SurpriseRemovePending' $M/state; }
-# A card in the slot again, at the same place, bound anew: the machine has forgotten the old one.
-plug() {
-    monitor "device_add edu,id=edu0,bus=slot1"
-    within 20 test -e /sys/bus/pci/devices/$A/vendor || return 1
-    take $A
-}
 
-# after NAME: what holds whatever was under way when the card left.
+# after WAY NAME: what holds whatever was under way when the card left.
 after() {
-    if within 10 has_left; then ok "$1: the state says so"; else bad "$1: the state says so" "$(cat $M/state)"; fi
-    if within 10 is_absent; then ok "$1: the kernel has it back"; else bad "$1: the kernel has it back" "$(ls /sys/bus/pci/devices)"; fi
-    refused "$1: a register" "No such device" cat $M/regs/id
-    told "$1: a register: the sentence" $M ENODEV
-    refused "$1: configuration space" "No such device" dd if=$M/config bs=4 count=1
-    refused "$1: dma/tx" "No such device" put x $M/dma/tx
-    told "$1: dma/tx: the sentence" $M ENODEV
-    refused "$1: dma/rx" "No such device" dd if=$M/dma/rx bs=1 count=1
-    works "$1: the mount answers" ls -R $M
-    refused "$1: start without a card" "No such device" put start $M/ctl
+    refused "$1, $2: a register" "No such device" cat $M/regs/id
+    told "$1, $2: a register: the sentence" $M ENODEV
+    if within 10 has_left; then ok "$1, $2: the state says so"; else bad "$1, $2: the state says so" "$(cat $M/state)"; fi
+    if [ $1 = unplug ]; then
+        if within 10 is_absent; then ok "$1, $2: the kernel has it back"; else bad "$1, $2: the kernel has it back" "$(ls /sys/bus/pci/devices)"; fi
+    fi
+    refused "$1, $2: configuration space" "No such device" dd if=$M/config bs=4 count=1
+    refused "$1, $2: dma/tx" "No such device" put x $M/dma/tx
+    told "$1, $2: dma/tx: the sentence" $M ENODEV
+    refused "$1, $2: dma/rx" "No such device" dd if=$M/dma/rx bs=1 count=1
+    works "$1, $2: the mount answers" ls -R $M
+    refused "$1, $2: start without a card" "No such device" put start $M/ctl
 }
 
-# again NAME: it is back.
+# again WAY NAME: it is back.
 again() {
-    works "$1: a card is plugged in" plug
-    works "$1: start" put start $M/ctl
-    is "$1: it answers" 0x010000ed "$(cat $M/regs/id)"
-    has "$1: state" "power D0" "$(cat $M/state)"
+    works "$1, $2: it comes back" ${1}_back
+    works "$1, $2: start" put start $M/ctl
+    is "$1, $2: it answers" 0x010000ed "$(cat $M/regs/id)"
+    has "$1, $2: state" "power D0" "$(cat $M/state)"
     random 100 /tmp/out
     dd if=/tmp/out of=$M/dma/tx 2> /dev/null
     dd if=$M/dma/rx of=/tmp/in bs=100 count=1 2> /dev/null
-    same "$1: data passes" /tmp/out /tmp/in
+    same "$1, $2: data passes" /tmp/out /tmp/in
 }
 
 works "removal: edu mounts" cardfs mount $A $M
 for way in unplug cut_power; do
     $way
-    after "$way, idle"
-    again "$way, idle"
+    after $way "idle"
+    again $way "idle"
 
     dd if=$M/dma/rx of=/tmp/in bs=100 count=1 2> /tmp/said &
     sleep 0.5
     $way
     wait $!
     has "$way, a read waits: it ends" "No such device" "$(cat /tmp/said)"
-    after "$way, a read waits"
-    again "$way, a read waits"
+    after $way "a read waits"
+    again $way "a read waits"
 
     dd if=/dev/zero of=$M/dma/tx bs=4095 count=100 2> /tmp/sent &
     writer=$!
@@ -69,8 +74,8 @@ for way in unplug cut_power; do
     wait $reader
     has "$way, data moves: the writer ends" "No such device" "$(cat /tmp/sent)"
     has "$way, data moves: the reader ends" "No such device" "$(cat /tmp/received)"
-    after "$way, data moves"
-    again "$way, data moves"
+    after $way "data moves"
+    again $way "data moves"
 done
 
 # A mount whose card has left ends like any other.
@@ -78,8 +83,7 @@ unplug
 within 10 has_left
 works "removal: unmounts without a card" cardfs unmount $M
 within 10 is_absent
-plug
+unplug_back
 works "removal: the next mount" cardfs mount $A $M
 is "removal: it answers" 0x010000ed "$(cat $M/regs/id)"
 works "removal: unmounts" cardfs unmount $M
-dmesg | tail -n 20
