@@ -73,7 +73,7 @@ let package = Package(
             name: "cardfs",
             dependencies: [
                 "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "VFIOBus", "CFuse",
-                "CHardware",
+                "CHardware", "CVFIO",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -109,6 +109,11 @@ let package = Package(
         .testTarget(
             name: "SimulatedCardTests",
             dependencies: ["SimulatedCard", "PCIBus", "CHardware"],
+            swiftSettings: swiftSettings
+        ),
+        .testTarget(
+            name: "VFIOBusTests",
+            dependencies: ["VFIOBus", "CVFIO", "PCIBus", "CHardware"],
             swiftSettings: swiftSettings
         ),
         .testTarget(

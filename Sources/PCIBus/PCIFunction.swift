@@ -155,6 +155,9 @@ public protocol PCIFunction: AnyObject, Sendable {
     /// The logical addresses the platform can translate for this function, as closed ranges.
     var logicalAddressRanges: [ClosedRange<LogicalAddress>] { get }
 
+    /// The most map registers a driver of this function gets from the platform; nil for as many as it wants.
+    var mapRegisterLimit: Int? { get }
+
     /// Takes zeroed memory that can be mapped for DMA; `byteCount` is rounded up to pages.
     func allocateMemory(byteCount: Int) throws(BusError) -> DMAMemory
 
@@ -211,6 +214,11 @@ extension PCIFunction {
     public func release() {}
     /// It was never given back.
     public func reclaim() throws(BusError) {}
+}
+
+extension PCIFunction {
+    /// As many as are wanted.
+    public var mapRegisterLimit: Int? { nil }
 }
 
 /// A source of functions: the simulated machine, or this one.

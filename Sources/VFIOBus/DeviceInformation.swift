@@ -86,6 +86,13 @@ struct RegionInformation: Equatable {
     /// The parts the kernel lets this process map: all of it, none, or what the sparse capability lists.
     var mappable: [Area]
 
+    /// Describes a region that is only reached by calls.
+    init(byteCount: UInt64, fileOffset: UInt64) {
+        self.byteCount = byteCount
+        self.fileOffset = fileOffset
+        mappable = []
+    }
+
     /// Asks for a region; nil when the device has none of that index.
     init?(_ kernel: any VFIOKernel, _ device: CInt, index: Int) {
         let (result, query) = InformationQuery.ask(

@@ -211,7 +211,7 @@ import Testing
     @Test func `signals and the card race for parked writes: each ends once and is counted right`() throws {
         let station = try Station(receiverMemory: 65_536)
         try station.set("wire", "sink")
-        try station.set("rate", "40M")
+        try station.set("rate", "4M")
         let stream = station.device.streams.open()
         var accepted = 0
         var cancelled = 0

@@ -109,7 +109,6 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
 
     @Test func `timers of real time need nobody to move the clock`() {
         let clock = Clock.monotonic()
-        defer { clock.destroy() }
         let table = UnsafeMutablePointer<DeferredThread>.allocate(capacity: 1)
         table.initialize(to: DeferredThread(clock: clock))
         let counter = DeferredRig.Counter()

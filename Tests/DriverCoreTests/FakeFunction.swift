@@ -70,6 +70,8 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
     var mappedBARs: [Int] = []
     /// Ways to say that the same words are read twice.
     var vendorReads = 0
+    /// What the platform grants.
+    var mapRegisterLimit: Int?
 
     init(vendor: UInt16 = 0x1234, device: UInt16 = 0x5678, bars sizes: [Int: Int] = [0: 4096, 2: 256]) {
         put(vendor, at: 0)
@@ -126,7 +128,10 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
     private let guardian = Lock()
     private var isAbsent = false
 
-    deinit { guardian.destroy() }
+    deinit {
+        guardian.destroy()
+        for memory in memories { memory.deallocate() }
+    }
 
     var command: UInt16 { UInt16(configuration[4]) | UInt16(configuration[5]) << 8 }
 

@@ -21,7 +21,7 @@ import Testing
         #expect(try rig.function.capability(ConfigurationSpace.Capability.powerManagement) == 0x40)
         #expect(try rig.function.capability(ConfigurationSpace.Capability.express) == 0x60)
         #expect(try rig.function.capability(ConfigurationSpace.Capability.msix) == 0xb0)
-        #expect(try rig.function.capability(ConfigurationSpace.Capability.msi) == nil)
+        #expect(try rig.function.capability(ConfigurationSpace.Capability.msi) == 0x50)
         #expect(try rig.function.readConfiguration(0xb2, .word) == 3)
         #expect(try rig.function.readConfiguration(0x62, .word) == 2)
     }
@@ -100,8 +100,7 @@ import Testing
     }
 
     @Test func `a second opening of an address is refused until the first is closed`() throws {
-        let clock = Clock.monotonic()
-        let bus = SimulatedBus(SimulatedBus.Configuration(clock: clock))
+        let bus = SimulatedBus()
         let address = PCIAddress(bus: 3, device: 0, function: 0)
         let first = try bus.open(address)
         #expect(refusal { () throws(BusError) in _ = try bus.open(address) } == EBUSY)
@@ -111,6 +110,5 @@ import Testing
         #expect(second.busName == "simulated")
         #expect(try first.readConfiguration(0, .word) == 0xffff)
         second.close()
-        clock.destroy()
     }
 }

@@ -37,12 +37,7 @@ final class Rig: @unchecked Sendable {  // the tests say which thread touches wh
     var txIndex = 0
     var rxIndex = 0
 
-    /// The clock that was made here; one that a test brings along is the test's to destroy.
-    private let ownClock: Clock?
-
-    init(receiverMemory: Int = 64 << 20, clock givenClock: Clock? = nil) throws {
-        let clock = givenClock ?? .monotonic()
-        ownClock = givenClock == nil ? clock : nil
+    init(receiverMemory: Int = 64 << 20, clock: Clock = .monotonic()) throws {
         let bus = SimulatedBus(SimulatedBus.Configuration(receiverMemory: receiverMemory, clock: clock))
         function = try bus.open(PCIAddress(bus: 1, device: 0, function: 0))
         bar0 = try function.map(bar: 0)
@@ -59,7 +54,6 @@ final class Rig: @unchecked Sendable {  // the tests say which thread touches wh
 
     deinit {
         function.close()
-        ownClock?.destroy()
     }
 
     /// Bus mastering on, tables set, link started.

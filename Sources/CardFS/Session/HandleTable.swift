@@ -56,6 +56,10 @@ struct HandleTable: ~Copyable {
     }
 
     deinit {
+        // A session that ends is not told of the files that are still open.
+        for index in 0..<used.pointee {
+            if let text = self[UInt64(index)].pointee.text { chw_free(text) }
+        }
         for index in 0..<Self.chunkCount { chunks[index]?.deallocate() }
         chunks.deallocate()
         for index in 0..<Self.lockCount { locks[index].destroy() }

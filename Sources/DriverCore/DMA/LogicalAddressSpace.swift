@@ -16,20 +16,27 @@ public struct LogicalAddressSpace: Sendable {
     }
 
     /// Takes `byteCount` bytes whose start is a multiple of `alignment` (a power of two, at least a page) and which do
-    /// not cross a multiple of `boundary` (a power of two; 0 for none). nil when nothing fits.
-    public mutating func take(byteCount: Int, alignment: UInt64, boundary: UInt64 = 0) -> LogicalAddress? {
+    /// not cross a multiple of `boundary` (a power of two; 0 for none), all of them within `limits`. nil when nothing fits.
+    public mutating func take(
+        byteCount: Int,
+        alignment: UInt64,
+        boundary: UInt64 = 0,
+        within limits: ClosedRange<UInt64> = 0...UInt64.max
+    ) -> LogicalAddress? {
         precondition(byteCount > 0 && alignment >= UInt64(Page.size) && alignment & (alignment - 1) == 0)
         let size = UInt64(Page.roundedUp(byteCount))
         func crosses(_ start: UInt64) -> Bool {
             boundary != 0 && start / boundary != (start &+ (size - 1)) / boundary
         }
         for (index, range) in free.enumerated() {
-            guard var start = Self.roundedUp(range.lowerBound, to: alignment) else { continue }
+            let lower = max(range.lowerBound, limits.lowerBound)
+            let upper = min(range.upperBound, limits.upperBound)
+            guard var start = Self.roundedUp(lower, to: alignment) else { continue }
             if crosses(start) {
                 guard let next = Self.roundedUp(start, to: boundary) else { continue }
                 start = next
             }
-            guard start <= range.upperBound, range.upperBound - start >= size - 1, !crosses(start) else { continue }
+            guard start <= upper, upper - start >= size - 1, !crosses(start) else { continue }
             free.remove(at: index)
             if start + (size - 1) < range.upperBound { free.insert(start + size...range.upperBound, at: index) }
             if start > range.lowerBound { free.insert(range.lowerBound...start - 1, at: index) }

@@ -1,4 +1,3 @@
-import CHardware
 public import PCIBus
 
 /// What one map register maps: a piece of a buffer within one page, at least one byte of it.
@@ -15,7 +14,7 @@ public struct MapRegisterBase: Equatable, Sendable {
     public let first: Int
     /// How many.
     public let count: Int
-    fileprivate let serial: UInt64
+    let serial: UInt64
 }
 
 /// The map registers of an adapter: pages the card can reach, through which memory it cannot reach is copied.
@@ -128,92 +127,5 @@ public final class MapRegisterFile: @unchecked Sendable {  // guarded by `lock`
             return base
         }
         return nil
-    }
-}
-
-/// A buffer as the card may reach it now, until it is put back (what GetScatterGatherList hands to AdapterListControl).
-public struct MappedTransfer: Sendable {
-    /// The buffer.
-    public let mdl: MemoryDescriptorList
-    /// Which way the bytes go.
-    public let direction: TransferPlan.Direction
-    /// The runs the card is to be given.
-    public let list: ScatterGatherList
-    /// The registers in use; nil for memory in a common buffer.
-    public let base: MapRegisterBase?
-    fileprivate let registers: MapRegisterFile?
-
-    /// What each register in use maps.
-    public var mapRegisters: [MapRegister] {
-        guard let base, let registers else { return [] }
-        var pieces: [MapRegister] = []
-        var offset = mdl.byteOffset
-        let start = registers.logical(base)
-        let end = mdl.byteOffset + mdl.byteCount
-        while offset < end {
-            let count = min(Page.size - offset % Page.size, end - offset)
-            pieces.append(MapRegister(logicalAddress: start.advanced(by: UInt64(offset)), byteCount: count))
-            offset += count
-        }
-        return pieces
-    }
-
-    /// Copies the first `byteCount` bytes the card has written into the buffer (FlushAdapterBuffers): the buffer does not have
-    /// them before. Does nothing for a transfer to the card, or in a common buffer.
-    public func flush(byteCount: Int) {
-        guard case .fromDevice = direction, let base, let registers, let buffer = mdl.virtualAddress.pointer else {
-            return
-        }
-        let count = max(0, min(byteCount, mdl.byteCount))
-        chw_copy(buffer, registers.memory(base) + mdl.byteOffset, count)
-    }
-}
-
-extension DMAAdapter {
-    /// Makes the card reach a buffer (GetScatterGatherList) and hands `callback` the runs: at once for memory in a common
-    /// buffer, which needs no map register; else when the map registers are there, with the bytes of a transfer to the card
-    /// copied into them. The offset in the page is kept. Any thread, as long as no common buffer is made or freed.
-    ///
-    /// ``Status/invalidParameter`` for an empty buffer or one that cannot be, ``Status/insufficientResources`` when the buffer
-    /// touches more pages than there are registers; `callback` is never called then.
-    public func getScatterGatherList(
-        _ mdl: MemoryDescriptorList,
-        _ direction: TransferPlan.Direction,
-        _ callback: @escaping @Sendable (MappedTransfer) -> Void
-    ) -> Status {
-        guard mdl.byteCount > 0, let memory = mdl.virtualAddress.pointer,
-            !mdl.virtualAddress.value.addingReportingOverflow(UInt(mdl.byteCount)).overflow
-        else { return .invalidParameter }
-        if let list = commonBufferList(of: mdl) {
-            callback(MappedTransfer(mdl: mdl, direction: direction, list: list, base: nil, registers: nil))
-            return .success
-        }
-        guard let registers = mapRegisters else { return .insufficientResources }
-        let source = UInt(bitPattern: memory)
-        return registers.allocate(mdl.pageCount) { base in
-            let start = registers.memory(base) + mdl.byteOffset
-            if case .toDevice = direction, let source = UnsafeRawPointer(bitPattern: source) {
-                chw_copy(start, source, mdl.byteCount)
-                chw_dma_write_barrier()
-            }
-            let logical = registers.logical(base).advanced(by: UInt64(mdl.byteOffset))
-            let list = ScatterGatherList(start: logical, byteCount: mdl.byteCount)
-            callback(MappedTransfer(mdl: mdl, direction: direction, list: list, base: base, registers: registers))
-        }
-    }
-
-    /// Ends a transfer (PutScatterGatherList): the first `byteCount` bytes the card has written, all of them by default, are
-    /// copied into the buffer, and the registers go to who waits. Throws ``Status/invalidParameter`` the second time.
-    public func putScatterGatherList(_ transfer: MappedTransfer, byteCount: Int? = nil) throws(StatusError) {
-        guard let base = transfer.base, let registers = transfer.registers else { return }
-        guard registers === mapRegisters, registers.isHeld(base) else {
-            throw StatusError(
-                .invalidParameter,
-                "this scatter/gather list was put back already, or is another adapter's"
-            )
-        }
-        chw_dma_read_barrier()
-        transfer.flush(byteCount: byteCount ?? transfer.mdl.byteCount)
-        try registers.free(base)
     }
 }

@@ -13,8 +13,10 @@ public struct Clock: @unchecked Sendable {  // the only shared word is atomic
         manual.initialize(to: Atomic(start))
     }
 
-    /// A clock that follows CLOCK_MONOTONIC.
-    public static func monotonic() -> Clock { Clock(manual: 0) }
+    private static let real = Clock(manual: 0)
+
+    /// The clock that follows CLOCK_MONOTONIC, of which there is one.
+    public static func monotonic() -> Clock { real }
 
     /// A clock that stands at `start` nanoseconds until it is moved.
     public static func stepped(from start: UInt64 = 1_000_000_000) -> Clock { Clock(manual: start &+ 1) }
@@ -34,8 +36,9 @@ public struct Clock: @unchecked Sendable {  // the only shared word is atomic
         manual.pointee.wrappingAdd(step, ordering: .acquiringAndReleasing)
     }
 
-    /// Frees the clock.
+    /// Frees a stepped clock.
     public func destroy() {
+        precondition(isStepped)
         manual.deinitialize(count: 1)
         manual.deallocate()
     }
