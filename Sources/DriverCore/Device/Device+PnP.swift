@@ -251,7 +251,9 @@ extension Device {
         registers.pointee.close(gone: true)
         release(driver)
         driver.flushIO()
-        function.release()
+        // One that left without notice is kept hold of until the machine asks for it: the kernel then still knows the base
+        // addresses, and gives them back to a card that only lost its power.
+        if departure != .gone { function.release() }
     }
 
     /// Gets hold of a card that was stopped, removed, gone or failed, if it is there and the same.
