@@ -181,7 +181,7 @@ extension Device {
         }
     }
 
-    /// The card has left: the documented way for that. Does nothing if it has not.
+    /// The card has left: the documented way for that. Does nothing if it has not. `isCertain` when the bus says so.
     func surpriseRemove(isCertain: Bool) {
         lock.lock()
         defer { lock.unlock() }
@@ -193,6 +193,9 @@ extension Device {
         guard isCertain || examine() == .gone else { return }
         driver?.surpriseRemoval()
         takeAway(.gone, wasInD0: power == .d0)
+        // One that only does not answer is kept hold of until the machine asks for it: the platform then still knows the base
+        // addresses, and gives them back to a card that merely lost its power.
+        if isCertain { function.release() }
         setState(.surpriseRemoved, .d3)
     }
 
@@ -251,8 +254,6 @@ extension Device {
         registers.pointee.close(gone: true)
         release(driver)
         driver.flushIO()
-        // One that left without notice is kept hold of until the machine asks for it: the kernel then still knows the base
-        // addresses, and gives them back to a card that only lost its power.
         if departure != .gone { function.release() }
     }
 
