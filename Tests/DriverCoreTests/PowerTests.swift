@@ -181,11 +181,29 @@ import Testing
         #expect(function.trace.all.last == "release")
     }
 
-    @Test func `a card that was only suspected goes on`() throws {
+    @Test func `a card that was silent in the middle of a reset goes on`() throws {
         let (function, device) = try device(in: .working)
+        let gate = Cancellation()
+        device.worker.enqueue { #expect(eventually { gate.isCancelled }) }
         device.reportMissing()
+        try device.reset()
+        function.trace.clear()
+        gate.cancel()
         device.worker.drain()
         #expect(function.trace.all == [] && device.state == (.started, .d0))
+    }
+
+    @Test func `a card that left and is back at once was reset by that, and is removed all the same`() throws {
+        let (function, device) = try device(in: .working)
+        let gate = Cancellation()
+        device.worker.enqueue { #expect(eventually { gate.isCancelled }) }
+        function.leave()
+        #expect(device.registers.pointee.write(bar: 0, offset: 64, width: .long, 1) == .gone)
+        function.comeBack(forgetful: true)
+        gate.cancel()
+        #expect(eventually { device.state == (.surpriseRemoved, .d3) })
+        try device.start()
+        #expect(device.state == (.started, .d0))
     }
 
     @Test func `what the bus tells is carried out: a release request removes, a removal is one`() throws {

@@ -34,6 +34,12 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
         for counter in dma.counters { add(counter.name, .counter, counter.help, counter.value) }
     }
     add("interrupts_total", .counter, "Interrupts the card raised.", device.interrupt.pointee.log.totalCount)
+    add(
+        "interrupts_declined_total",
+        .counter,
+        "Interrupts of a shared line that were not this card's.",
+        device.interrupt.pointee.declinedCount
+    )
     let counters = fileSystem.mount
     add("opens_total", .counter, "Files opened.", counters.pointee.counters.opens.load(ordering: .relaxed))
     add(

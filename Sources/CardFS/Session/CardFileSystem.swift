@@ -190,7 +190,12 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
             let (code, sentence) = explain(fault, handle)
             fail(request, id, code, sentence)
         case .dead:
-            fail(request, id, ENODEV, "\(device.function.address) was removed after this file was opened: open it anew")
+            fail(
+                request,
+                id,
+                ENODEV,
+                "this file does not answer any more: \(device.function.address) was removed after it was opened; open it anew"
+            )
         case .number(let failure):
             fail(
                 request,
