@@ -87,18 +87,24 @@ import Testing
         #expect(fake.writes.isEmpty)
     }
 
-    private func addDisk() {
+    private func addDisk(_ path: String = "nvme0n1", hasPartition: Bool = true) {
         fake.addCard(name, classCode: "0x010802", driver: "nvme")
-        fake.directory("\(Machine.devices)/\(name)/nvme/nvme0/nvme0n1/nvme0n1p1")
-        // As newer kernels show it; a disk of SATA or SCSI has the directory in between.
-        fake.file("\(Machine.devices)/\(name)/nvme/nvme0/block/nvme0n1/size", "1\n")
+        let disk = "\(Machine.devices)/\(name)/nvme/nvme0/\(path)"
+        fake.directory(disk)
+        fake.link(disk + "/subsystem", "../../../../../class/block")
+        if hasPartition {
+            fake.directory(disk + "/nvme0n1p1")
+            fake.link(disk + "/nvme0n1p1/subsystem", "../../../../../../class/block")
+        }
         fake.file("/sys/class/block/nvme0n1/dev", "259:0\n")
         fake.file("/sys/class/block/nvme0n1/nvme0n1p1/dev", "259:1\n")
         fake.file("/sys/class/block/nvme0n1p1/dev", "259:1\n")
     }
 
-    @Test func `a disk that is mounted is refused, also by its partition, unless by force`() {
-        addDisk()
+    @Test(arguments: ["nvme0n1", "block/nvme0n1", "nvme0c0n1"])
+    func `a disk that is mounted is refused, also by its partition, unless by force`(path: String) {
+        // The directory that disks of SATA and SCSI have in between, and a disk with several controllers.
+        addDisk(path, hasPartition: !path.contains("c0"))
         fake.file("/proc/self/mountinfo", "21 1 259:1 / /home rw - ext4 /dev/nvme0n1p1 rw\n")
         let sentence = bind()?.sentence ?? ""
         #expect(sentence == "\(name) is in use: it holds /dev/nvme0n1p1, which is mounted on /home")
@@ -124,7 +130,8 @@ import Testing
     @Test(arguments: [true, false])
     func `the card with the default route is refused, another network card is not`(isDefault: Bool) {
         fake.addCard(name, classCode: "0x020000", driver: "e1000e")
-        fake.file("\(Machine.devices)/\(name)/net/enp3s0/operstate", "up\n")
+        fake.directory("\(Machine.devices)/\(name)/net/enp3s0")
+        fake.link("\(Machine.devices)/\(name)/net/enp3s0/subsystem", "../../../../class/net")
         let route =
             isDefault
             ? "enp3s0\t00000000\t0100A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0"

@@ -158,7 +158,7 @@ import Testing
         let down = PnPTests.powerDown.filter { $0 != "master off" }
         #expect(
             function.trace.all.filter { $0 != "master off" }
-                == ["surpriseRemoval"] + down + Self.remove + ["flushIO gone", "release"]
+                == ["surpriseRemoval"] + down + Self.remove + ["flushIO gone"]
         )
     }
 
@@ -167,7 +167,18 @@ import Testing
         function.leave()
         device.reportMissing()
         #expect(eventually { device.state == (.surpriseRemoved, .d3) })
-        #expect(function.trace.all == ["surpriseRemoval"] + Self.remove + ["flushIO gone", "release"])
+        #expect(function.trace.all == ["surpriseRemoval"] + Self.remove + ["flushIO gone"])
+    }
+
+    @Test func `a card that does not answer is kept until the machine asks for it`() throws {
+        let (function, device) = try device(in: .working)
+        function.leave()
+        device.reportMissing()
+        #expect(eventually { device.state == (.surpriseRemoved, .d3) })
+        #expect(!function.trace.all.contains("release"))
+        function.eventSink?(.releaseRequested)
+        device.worker.drain()
+        #expect(function.trace.all.last == "release")
     }
 
     @Test func `a card that was silent in the middle of a reset goes on`() throws {

@@ -198,6 +198,9 @@ extension Device {
         if let seen, seen != transitions.load(ordering: .sequentiallyConsistent), examine() != .gone { return }
         driver?.surpriseRemoval()
         takeAway(.gone, wasInD0: power == .d0)
+        // One that only does not answer is kept hold of until the machine asks for it: the platform then still knows the base
+        // addresses, and gives them back to a card that merely lost its power.
+        if seen == nil { function.release() }
         setState(.surpriseRemoved, .d3)
     }
 
@@ -260,7 +263,7 @@ extension Device {
         removals.pointee.wrappingAdd(1, ordering: .releasing)
         release(driver)
         driver.flushIO()
-        function.release()
+        if departure != .gone { function.release() }
     }
 
     /// Gets hold of a card that was stopped, removed, gone or failed, if it is there and the same.

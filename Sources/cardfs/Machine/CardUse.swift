@@ -11,11 +11,18 @@ struct CardUse {
     func uses(of address: PCIAddress) -> [String] {
         let directory = Machine.directory(address)
         var found: [String] = []
-        for disk in nodes(below: directory, in: "block") {
-            let parts = [disk] + machine.list("/sys/class/block/\(disk)").filter { $0.hasPrefix(disk) }
-            for part in parts { found += uses(ofBlockDevice: part) }
+        for device in devices(below: directory) {
+            switch device.kind {
+            case "block":
+                found += uses(ofBlockDevice: device.name)
+                if let disk = Self.disk(ofPath: device.name) {
+                    let parts = machine.list("/sys/class/block/\(disk)").filter { $0.hasPrefix(disk) }
+                    for part in [disk] + parts { found += uses(ofBlockDevice: part) }
+                }
+            case "net": found += uses(ofInterface: device.name)
+            default: break
+            }
         }
-        for interface in nodes(below: directory, in: "net") { found += uses(ofInterface: interface) }
         if machine.word(directory + "/boot_vga") == "1" { found.append("drives the display of the console") }
         return found
     }
@@ -63,17 +70,25 @@ struct CardUse {
 
     // MARK: Trees of sysfs
 
-    /// The names in the directories called `kind` anywhere below a device. Links are not followed, and other PCI functions are
-    /// not entered.
-    private func nodes(below directory: String, in kind: String, depth: Int = 12) -> [String] {
+    /// The devices anywhere below a device, with the class their `subsystem` leads to (`block` for disks and partitions, `net`).
+    /// Links are not followed, and other PCI functions are not entered.
+    private func devices(below directory: String, depth: Int = 12) -> [(name: String, kind: String)] {
         guard depth > 0 else { return [] }
-        var found: [String] = []
-        for name in machine.list(directory) {
+        var found: [(name: String, kind: String)] = []
+        for name in machine.list(directory) where PCIAddress(name) == nil {
             let path = directory + "/" + name
-            if PCIAddress(name) != nil || SystemFile.readLink(machine.root + path) != nil { continue }
-            guard !machine.list(path).isEmpty else { continue }
-            found += name == kind ? machine.list(path) : nodes(below: path, in: kind, depth: depth - 1)
+            guard SystemFile.readLink(machine.root + path) == nil, !machine.list(path).isEmpty else { continue }
+            if let kind = machine.link(path + "/subsystem") { found.append((name, kind)) }
+            found += devices(below: path, depth: depth - 1)
         }
         return found
+    }
+
+    /// The disk that a path of an NVMe disk with several controllers leads to: `nvme0c1n2` to `nvme0n2`.
+    private static func disk(ofPath name: String) -> String? {
+        guard name.hasPrefix("nvme"), let controller = name.firstIndex(of: "c"), let space = name.lastIndex(of: "n"),
+            space > controller
+        else { return nil }
+        return String(name[..<controller] + name[space...])
     }
 }
