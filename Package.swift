@@ -75,7 +75,7 @@ let package = Package(
             name: "cardfs",
             dependencies: [
                 "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "VFIOBus", "CFuse",
-                "CHardware",
+                "CHardware", "CVFIO",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "Logging", package: "swift-log"),
