@@ -139,7 +139,9 @@ struct Card: @unchecked Sendable {  // the state has its lock, the other parts a
     func reset(cause: UInt32) {
         resetCore()
         state.pointee.core.scratch = 0
+        let firmware = state.pointee.registers.firmware
         state.pointee.registers = ConfigurationRegisters()
+        state.pointee.registers.firmware = firmware
         state.pointee.registers.resetCause = cause
         // The memory windows are block RAM: a reset does not reach their content.
     }

@@ -6,6 +6,7 @@ struct ConfigurationSpaceModel {
     static var byteCount: Int { @_noLocks get { 4096 } }
     /// Where the capabilities are.
     static var powerManagement: Int { @_noLocks get { 0x40 } }
+    static var msi: Int { @_noLocks get { 0x50 } }
     static var express: Int { @_noLocks get { 0x60 } }
     static var msix: Int { @_noLocks get { 0xb0 } }
     static var vendorSpecific: Int { @_noLocks get { 0xc0 } }
@@ -73,6 +74,14 @@ struct ConfigurationSpaceModel {
     /// In D0.
     var isAwake: Bool { @_noLocks get { load8(Self.powerManagement + 4) & 3 == 0 } }
 
+    var isMSIEnabled: Bool { @_noLocks get { load8(Self.msi + 2) & 1 != 0 } }
+
+    /// How many vectors of MSI the platform has granted.
+    var grantedVectors: UInt32 { @_noLocks get { 1 << UInt32(load8(Self.msi + 2) >> 4 & 7) } }
+
+    /// The INTx pin may pull its line.
+    var isLineEnabled: Bool { @_noLocks get { load8(0x05) & 4 == 0 } }
+
     var isMSIXEnabled: Bool { @_noLocks get { load8(Self.msix + 3) & 0x80 != 0 } }
 
     var isMSIXMasked: Bool { @_noLocks get { load8(Self.msix + 3) & 0x40 != 0 } }
@@ -94,6 +103,25 @@ struct ConfigurationSpaceModel {
         bytes.storeBytes(of: enabled ? 0x80 : 0, toByteOffset: Self.msix + 3, as: UInt8.self)
     }
 
+    /// Grants 1, 2 or 4 vectors of MSI and says where their messages go; disables it with 0.
+    func setMSI(vectors: Int) {
+        let control: UInt8 = vectors == 0 ? 0x84 : 0x85 | UInt8(vectors.trailingZeroBitCount) << 4
+        bytes.storeBytes(of: control, toByteOffset: Self.msi + 2, as: UInt8.self)
+        let address = vectors == 0 ? 0 : InterruptController.messageAddress
+        bytes.storeBytes(of: address.littleEndian, toByteOffset: Self.msi + 4, as: UInt32.self)
+        let data = vectors == 0 ? 0 : UInt16(InterruptController.messageData)
+        bytes.storeBytes(of: data.littleEndian, toByteOffset: Self.msi + 12, as: UInt16.self)
+    }
+
+    /// The status register shows whether the card has a reason to pull its line, also where it may not.
+    @_noLocks func setInterruptStatus(_ isPending: Bool) {
+        let old = load8(0x06)
+        bytes.storeBytes(of: isPending ? old | 8 : old & ~8, toByteOffset: 0x06, as: UInt8.self)
+    }
+
+    /// Lets the pin pull its line.
+    func enableLine() { bytes.storeBytes(of: load8(0x05) & ~4, toByteOffset: 0x05, as: UInt8.self) }
+
     /// Puts a power state the card does not have back to what it was.
     func setPowerState(_ value: UInt8) {
         let at = Self.powerManagement + 4
@@ -106,6 +134,15 @@ struct ConfigurationSpaceModel {
         for part in [bytes, writable, clearable] { memset(part, 0, Self.byteCount) }
         header()
         powerManagementCapability()
+        // MSI: 4 vectors, 64-bit addresses, no masks.
+        put(
+            Self.msi,
+            UInt32(ConfigurationSpace.Capability.msi) | UInt32(Self.express) << 8 | 0x0084 << 16,
+            writable: 0x0071_0000
+        )
+        put(Self.msi + 4, 0, writable: ~3)
+        put(Self.msi + 8, 0, writable: .max)
+        put(Self.msi + 12, 0, writable: 0xffff)
         expressCapability()
         // MSI-X: 4 vectors, table at 0 and pending bits at 0x800 of BAR4.
         put(
@@ -129,6 +166,16 @@ struct ConfigurationSpaceModel {
         if line != 0 { bytes.storeBytes(of: line, toByteOffset: ConfigurationSpace.interruptLine, as: UInt8.self) }
     }
 
+    /// As an FPGA is after it was loaded: nobody has written addresses yet, and nothing is decoded.
+    func forget() {
+        restore()
+        for offset in [0x10, 0x14, 0x18, 0x20] {
+            bytes.storeBytes(of: load32(offset) & 0xf, toByteOffset: offset, as: UInt32.self)
+        }
+        bytes.storeBytes(of: 0, toByteOffset: 0x04, as: UInt16.self)
+        bytes.storeBytes(of: 0, toByteOffset: ConfigurationSpace.interruptLine, as: UInt8.self)
+    }
+
     private func header() {
         // FPGA cards usually carry the vendor ID of the FPGA.
         put(0x00, 0x5350_10ee)
@@ -149,7 +196,7 @@ struct ConfigurationSpaceModel {
         // Version 3, D0 and D3hot only, no PME. No_Soft_Reset is 0: the way back from D3hot resets the card.
         put(
             Self.powerManagement,
-            UInt32(ConfigurationSpace.Capability.powerManagement) | UInt32(Self.express) << 8 | 3 << 16
+            UInt32(ConfigurationSpace.Capability.powerManagement) | UInt32(Self.msi) << 8 | 3 << 16
         )
         put(Self.powerManagement + 4, 0, writable: 3)
     }

@@ -6,7 +6,10 @@ public import PCIBus
 extension SimulatedFunction {
     /// The far end and its rate, the cable, faults, and what the IOMMU saw.
     public var controls: [BusControl] {
-        [wireControl, rateControl, receivedControl, linkControl, faultControl, iommuControl]
+        [
+            wireControl, rateControl, receivedControl, linkControl, faultControl, firmwareControl, lineControl,
+            iommuControl,
+        ]
     }
 
     private var wireControl: BusControl {
@@ -114,6 +117,60 @@ extension SimulatedFunction {
                     card.evaluateInterrupts()
                 }
                 card.settle()
+            }
+        )
+    }
+
+    private var firmwareControl: BusControl {
+        BusControl(
+            name: "firmware",
+            summary:
+                "the version loaded into the FPGA; another one written, as 1.1, loads it at once: the card forgets everything, "
+                + "its configuration header too",
+            read: { [self] in
+                locked { "\($0.pointee.registers.firmware >> 16).\($0.pointee.registers.firmware & 0xffff)\n" }
+            },
+            write: { [self] text throws(BusError) in
+                let parts = text.split(separator: ".", omittingEmptySubsequences: false).map { UInt16($0) }
+                guard parts.count == 2, let major = parts[0], let minor = parts[1] else {
+                    throw BusError(EINVAL, "firmware is two numbers, as 1.1, not '\(text)'")
+                }
+                locked { state in
+                    state.pointee.registers.firmware = UInt32(major) << 16 | UInt32(minor)
+                    state.pointee.configuration.forget()
+                    card.reset(cause: ResetCause.powerOn)
+                    memset(card.windows, 0, RegisterBlock.windowBytes)
+                    state.pointee.msix = MSIXTable()
+                    state.pointee.interrupts.forgetLevels()
+                    card.interrupt(card.tx)
+                    card.interrupt(card.rx)
+                }
+                card.settle()
+            }
+        )
+    }
+
+    private var lineControl: BusControl {
+        BusControl(
+            name: "line",
+            summary:
+                "the interrupt line INTA, which the card shares: calls its routine declined, and those nobody claimed; write "
+                + "neighbour to have the other function on the line interrupt once",
+            read: { [self] in
+                let (declined, unclaimed) = locked {
+                    ($0.pointee.interrupts.declined, $0.pointee.interrupts.unclaimed)
+                }
+                return "declined \(declined)\nunclaimed \(unclaimed)\n"
+            },
+            write: { [self] text throws(BusError) in
+                guard text == "neighbour" else { throw BusError(EINVAL, "line takes neighbour, not '\(text)'") }
+                guard card.gate.isLine.pointee else {
+                    throw BusError(EBUSY, "nobody listens to the line: mount with -o interrupts=intx")
+                }
+                locked {
+                    $0.pointee.interrupts.isNeighbourPulling = true
+                    card.pullLine()
+                }
             }
         )
     }

@@ -45,11 +45,25 @@ struct InterruptController {
     var toDeliver: UInt32 = 0
     /// Vectors that are connected; 0 when none.
     var connectedCount = 0
+    /// How they interrupt.
+    var kind = InterruptKind.msix
+    /// What has happened and has no level of its own: bit 0 a change of the link, bit 1 a bus error. They pull the line until
+    /// the status register is read.
+    var events: UInt32 = 0
+    /// Another function pulls the line that this card shares.
+    var isNeighbourPulling = false
+    /// Calls of the routine that found nothing to do, and calls for which nobody on the line had anything to do.
+    var declined: UInt64 = 0
+    var unclaimed: UInt64 = 0
+
+    static var linkEvent: UInt32 { @_noLocks get { 1 } }
+    static var busErrorEvent: UInt32 { @_noLocks get { 2 } }
 
     mutating func forgetLevels() {
         levels = 0
         holdsLinkChange = false
         toDeliver = 0
+        events = 0
     }
 }
 
@@ -60,6 +74,8 @@ struct InterruptGate {
     let isConnected: UnsafeMutablePointer<Atomic<Bool>>
     /// Written while disconnected and with all states 0; read after `isConnected` was seen.
     let sink: UnsafeMutablePointer<InterruptSink?>
+    /// The sink is called as long as the line is pulled; written as `sink` is.
+    let isLine: UnsafeMutablePointer<Bool>
 
     init() {
         states = .allocate(capacity: MSIXTable.vectorCount)
@@ -68,6 +84,8 @@ struct InterruptGate {
         isConnected.initialize(to: Atomic(false))
         sink = .allocate(capacity: 1)
         sink.initialize(to: nil)
+        isLine = .allocate(capacity: 1)
+        isLine.initialize(to: false)
     }
 
     func destroy() {
@@ -76,13 +94,14 @@ struct InterruptGate {
         isConnected.deinitialize(count: 1)
         isConnected.deallocate()
         sink.deallocate()
+        isLine.deallocate()
     }
 }
 
 extension Card {
-    /// Looks at the levels and sends a message for each that has risen. The lock is held.
+    /// Looks at the levels and sends a message for each that has risen, or lets the pin follow them. The lock is held.
     @_noLocks func evaluateInterrupts() {
-        guard isPresent, state.pointee.configuration.isMSIXEnabled else {
+        guard isPresent else {
             state.pointee.interrupts.levels = 0
             return
         }
@@ -94,8 +113,12 @@ extension Card {
         if on & Status.timeCode != 0 { levels |= 4 }
         if core.busError { levels |= 8 }
         let old = state.pointee.interrupts.levels
-        guard levels != old else { return }
         state.pointee.interrupts.levels = levels
+        guard usesMessages else {
+            if levels & ~old & 8 != 0 { state.pointee.interrupts.events |= InterruptController.busErrorEvent }
+            return pullLine()
+        }
+        guard levels != old else { return }
         // A reason that has gone before its message could leave takes the message with it.
         var fallen = old & ~levels
         if state.pointee.interrupts.holdsLinkChange { fallen &= ~4 }
@@ -104,9 +127,72 @@ extension Card {
         for vector in 0..<MSIXTable.vectorCount where risen & 1 << UInt32(vector) != 0 { request(vector) }
     }
 
+    /// MSI-X or MSI is enabled: the pin is out of use.
+    private var usesMessages: Bool {
+        @_noLocks get {
+            state.pointee.configuration.isMSIXEnabled || state.pointee.configuration.isMSIEnabled
+        }
+    }
+
+    // MARK: The pin
+
+    /// Whether this card has a reason to pull the line. The lock is held.
+    private var hasLineReason: Bool {
+        @_noLocks get { state.pointee.interrupts.levels & 7 != 0 || state.pointee.interrupts.events != 0 }
+    }
+
+    /// Whether anybody pulls the line. The lock is held.
+    private var isLinePulled: Bool {
+        @_noLocks get {
+            state.pointee.interrupts.isNeighbourPulling
+                || isPresent && hasLineReason && state.pointee.configuration.isLineEnabled && !usesMessages
+        }
+    }
+
+    /// Lets the pin follow its reasons, and calls the routine while the line is pulled. The lock is held.
+    @_noLocks func pullLine() {
+        state.pointee.configuration.setInterruptStatus(hasLineReason)
+        if gate.isLine.pointee, isLinePulled { state.pointee.interrupts.toDeliver |= 1 }
+    }
+
+    /// The status register was read: the card knows that the driver knows. The lock is held.
+    @_noLocks func acknowledgeEvents() {
+        guard state.pointee.interrupts.events != 0 else { return }
+        state.pointee.interrupts.events = 0
+        state.pointee.configuration.setInterruptStatus(hasLineReason)
+    }
+
+    /// Calls the routine as long as the line is pulled and somebody on it claims the interrupt. Nobody holds the lock.
+    @_noLocks private func serveLine(_ sink: InterruptSink) {
+        var goesOn = true
+        while goesOn, gate.isConnected.pointee.load(ordering: .sequentiallyConsistent) {
+            lock.lock()
+            goesOn = isLinePulled
+            lock.unlock()
+            guard goesOn, !chw_serve(sink.routine, sink.context, 0) else { continue }
+            lock.lock()
+            state.pointee.interrupts.declined &+= 1
+            if state.pointee.interrupts.isNeighbourPulling {
+                // The next on the line: its own routine serves it.
+                state.pointee.interrupts.isNeighbourPulling = false
+            } else {
+                // As an operating system does with a line that nobody claims: it is left alone.
+                if isLinePulled { state.pointee.interrupts.unclaimed &+= 1 }
+                goesOn = false
+            }
+            lock.unlock()
+        }
+    }
+
+    // MARK: Messages
+
     /// The link came or went. The lock is held.
     @_noLocks func announceLinkChange() {
-        guard isPresent, state.pointee.configuration.isMSIXEnabled else { return }
+        guard isPresent else { return }
+        guard usesMessages else {
+            state.pointee.interrupts.events |= InterruptController.linkEvent
+            return pullLine()
+        }
         request(2)
         state.pointee.interrupts.holdsLinkChange = state.pointee.msix.pending & 4 != 0
     }
@@ -114,7 +200,10 @@ extension Card {
     /// Sends the message of a vector, or keeps it pending while it may not leave.
     @_noLocks private func request(_ vector: Int) {
         let configuration = state.pointee.configuration
-        if configuration.isMSIXMasked || state.pointee.msix.isMasked(vector) || !isBusMaster {
+        if !configuration.isMSIXEnabled {
+            // MSI without masks: what may not leave waits for bus mastering.
+            if isBusMaster { sendMSI(vector) } else { state.pointee.msix.pending |= 1 << UInt32(vector) }
+        } else if configuration.isMSIXMasked || state.pointee.msix.isMasked(vector) || !isBusMaster {
             state.pointee.msix.pending |= 1 << UInt32(vector)
         } else {
             send(vector)
@@ -132,9 +221,27 @@ extension Card {
         state.pointee.interrupts.toDeliver |= 1 << data
     }
 
+    /// With fewer vectors granted than the card has reasons, reasons share them.
+    @_noLocks private func sendMSI(_ vector: Int) {
+        let configuration = state.pointee.configuration
+        let at = ConfigurationSpaceModel.msi
+        let data = UInt32(configuration.load16(at + 12)) &- InterruptController.messageData
+        guard configuration.load32(at + 4) == InterruptController.messageAddress, configuration.load32(at + 8) == 0,
+            data == 0
+        else { return }
+        state.pointee.interrupts.toDeliver |= 1 << (UInt32(vector) & (configuration.grantedVectors &- 1))
+    }
+
     /// Sends pending messages that may leave now. The lock is held.
     @_noLocks func releasePending() {
         let configuration = state.pointee.configuration
+        if configuration.isMSIEnabled, !configuration.isMSIXEnabled, isBusMaster {
+            let pending = state.pointee.msix.pending
+            state.pointee.msix.pending = 0
+            state.pointee.interrupts.holdsLinkChange = false
+            for vector in 0..<MSIXTable.vectorCount where pending & 1 << UInt32(vector) != 0 { sendMSI(vector) }
+            return
+        }
         guard state.pointee.msix.pending != 0, configuration.isMSIXEnabled, !configuration.isMSIXMasked, isBusMaster
         else { return }
         for vector in 0..<MSIXTable.vectorCount {
@@ -167,7 +274,11 @@ extension Card {
                 if gate.isConnected.pointee.load(ordering: .sequentiallyConsistent),
                     let sink = gate.sink.pointee
                 {
-                    _ = chw_serve(sink.routine, sink.context, vector)
+                    if gate.isLine.pointee {
+                        serveLine(sink)
+                    } else {
+                        _ = chw_serve(sink.routine, sink.context, vector)
+                    }
                 }
                 if word.pointee.compareExchange(expected: 1, desired: 0, ordering: .sequentiallyConsistent).0 { break }
                 word.pointee.store(1, ordering: .sequentiallyConsistent)
@@ -177,16 +288,18 @@ extension Card {
 
     // MARK: The platform's part
 
-    /// Routes vectors to a sink and enables MSI-X; false when something is connected.
-    func connect(_ count: Int, _ sink: InterruptSink) -> Bool {
+    /// Routes vectors to a sink and enables them; false when something is connected.
+    func connect(_ kind: InterruptKind, _ count: Int, _ sink: InterruptSink) -> Bool {
         lock.lock()
         guard state.pointee.interrupts.connectedCount == 0 else {
             lock.unlock()
             return false
         }
         gate.sink.pointee = sink
+        gate.isLine.pointee = kind == .intx
         gate.isConnected.pointee.store(true, ordering: .sequentiallyConsistent)
         state.pointee.interrupts.connectedCount = count
+        state.pointee.interrupts.kind = kind
         programVectors()
         // What is asserted already is told now.
         state.pointee.interrupts.forgetLevels()
@@ -195,8 +308,13 @@ extension Card {
         return true
     }
 
-    /// Writes the connected vectors into the table and enables MSI-X. The lock is held.
+    /// Enables the connected vectors where the card has them. The lock is held.
     func programVectors() {
+        switch state.pointee.interrupts.kind {
+        case .msi: return state.pointee.configuration.setMSI(vectors: state.pointee.interrupts.connectedCount)
+        case .intx: return state.pointee.configuration.enableLine()
+        case .msix: break
+        }
         for vector in 0..<MSIXTable.vectorCount {
             state.pointee.msix.words[vector * 4] = InterruptController.messageAddress
             state.pointee.msix.words[vector * 4 + 1] = 0
@@ -206,11 +324,12 @@ extension Card {
         state.pointee.configuration.setMSIX(enabled: true)
     }
 
-    /// Disables MSI-X; no call of the sink runs or comes when this returns.
+    /// Disables the vectors; no call of the sink runs or comes when this returns.
     func disconnect() {
         lock.lock()
         if state.pointee.interrupts.connectedCount > 0 {
             state.pointee.configuration.setMSIX(enabled: false)
+            state.pointee.configuration.setMSI(vectors: 0)
             state.pointee.msix = MSIXTable()
             state.pointee.interrupts.forgetLevels()
         }

@@ -22,6 +22,8 @@ enum ResetCause {
 /// The card's configuration registers: BAR2. Under the lock of the card.
 struct ConfigurationRegisters {
     var resetCause = ResetCause.powerOn
+    /// The version of what is loaded into the FPGA: major in the upper half, minor in the lower.
+    var firmware: UInt32 = 0x0001_0000
     /// The clock of the core in hertz.
     var clock: UInt32 = 100_000_000
     /// Words without a meaning to the model: from 0x14 to 0x3c.
@@ -30,7 +32,7 @@ struct ConfigurationRegisters {
     @_noLocks func load(_ offset: UInt64) -> UInt32 {
         switch offset {
         case 0x00: 0x5350_0001  // board: "SP", type 1
-        case 0x04: 0x0001_0000  // firmware 1.0
+        case 0x04: firmware
         case 0x08: 0
         case 0x0c: resetCause
         case 0x10: clock

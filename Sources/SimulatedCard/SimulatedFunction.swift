@@ -154,24 +154,27 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
 
     // MARK: Interrupts and reset
 
-    /// Four MSI-X vectors: transmit, receive, link and time-codes, bus error.
-    public var interruptVectors: [InterruptKind: Int] { [.msix: MSIXTable.vectorCount] }
-
-    /// Programs and enables MSI-X. EINVAL for a kind or count the card lacks, EBUSY when vectors are connected.
-    ///
-    /// The routine is called by an engine's thread, or by the thread whose register write raised the interrupt, before that
-    /// write returns; never by two threads at once for one vector.
-    public func connectInterrupts(_ kind: InterruptKind, count: Int, to sink: InterruptSink) throws(BusError) {
-        guard kind == .msix, (1...MSIXTable.vectorCount).contains(count) else {
-            throw BusError(
-                EINVAL,
-                "\(address) has \(MSIXTable.vectorCount) vectors of MSI-X, not \(count) of \(kind.rawValue)"
-            )
-        }
-        guard card.connect(count, sink) else { throw BusError(EBUSY, "interrupts of \(address) are connected already") }
+    /// Four vectors of MSI-X or MSI, for transmitter, receiver, link and time-codes, and bus errors; or the line INTA.
+    public var interruptVectors: [InterruptKind: Int] {
+        [.msix: MSIXTable.vectorCount, .msi: MSIXTable.vectorCount, .intx: 1]
     }
 
-    /// Disables MSI-X and waits until the routine is left. Not to be called by the routine.
+    /// Programs and enables the vectors. EINVAL for a count the card lacks (MSI grants 1, 2 or 4), EBUSY when vectors are
+    /// connected.
+    ///
+    /// The routine is called by an engine's thread, or by the thread whose register write raised the interrupt, before that
+    /// write returns; never by two threads at once for one vector. For a line it is called as long as the line is pulled.
+    public func connectInterrupts(_ kind: InterruptKind, count: Int, to sink: InterruptSink) throws(BusError) {
+        let available = interruptVectors[kind] ?? 0
+        guard (1...available).contains(count), kind != .msi || count != 3 else {
+            throw BusError(EINVAL, "\(address) has \(available) vectors of \(kind.rawValue), not \(count)")
+        }
+        guard card.connect(kind, count, sink) else {
+            throw BusError(EBUSY, "interrupts of \(address) are connected already")
+        }
+    }
+
+    /// Disables the vectors and waits until the routine is left. Not to be called by the routine.
     public func disconnectInterrupts() { card.disconnect() }
 
     /// Function level reset; the content of the memory windows, which are block RAM, stays. ENODEV when the card is gone.

@@ -79,7 +79,10 @@ extension Card {
     @_noLocks func readCore(_ offset: UInt64) -> UInt32 {
         switch offset {
         case 0x00: return state.pointee.core.control | Descriptor.tableSizeLog2 << 24
-        case 0x04: return readStatus()
+        case 0x04:
+            let status = readStatus()
+            acknowledgeEvents()
+            return status
         case 0x08: return state.pointee.core.scaler
         case 0x0c: return state.pointee.core.lastTimeCode | state.pointee.core.nextTimeCode << 8
         case 0x10: return rx.state.pointee.pointer

@@ -48,6 +48,7 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
         let session = try VFIOSession.open(kernel, address)
         let pump: EventPump?
         do throws(BusError) {
+            try checkAddresses(session)
             pump = try watch(session)
         } catch {
             session.close(kernel)
@@ -87,6 +88,20 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
     /// Names who is told of the kernel's request to have the function back (the REQ interrupt) and of errors that the function
     /// reported (ERR). Any thread.
     public func setEventSink(_ sink: (@Sendable (FunctionEvent) -> Void)?) { lock.locked { eventSink = sink } }
+
+    /// A card that lost its power while nobody had it open has lost its base addresses, and the kernel does not notice.
+    private func checkAddresses(_ session: VFIOSession) throws(BusError) {
+        let resources = SysfsFunction(kernel: kernel, address: address).resources
+        for (index, resource) in resources.enumerated() where resource.start != 0 && session.bars[index] != nil {
+            let low = try access(session, ConfigurationSpace.baseAddress0 + 4 * index, .long)
+            guard low & ~0xf == 0, resource.start & 0xffff_fff0 != 0 else { continue }
+            throw BusError(
+                EIO,
+                "\(address) has forgotten its base addresses, as it does without power: as root, echo 1 > "
+                    + "/sys/bus/pci/devices/\(address)/remove; echo 1 > /sys/bus/pci/rescan; cardfs bind \(address)"
+            )
+        }
+    }
 
     /// Has the kernel tell of errors and of its wish to have the function back, as far as this function can.
     private func watch(_ session: VFIOSession) throws(BusError) -> EventPump? {

@@ -13,12 +13,14 @@ struct CardFSCommand: ParsableCommand {
               cardfs mount sim /mnt/card       mounts a simulated card
               cat /mnt/card/bar0               reads a register
               cardfs unmount /mnt/card         takes it away again
+              cardfs list                      shows the cards of this machine
+              cardfs doctor 0000:03:00.0       says what one of them still needs
 
             `cardfs CARD MOUNTPOINT -o …` is `cardfs mount`, so that
             `mount -t fuse.cardfs sim /mnt/card` and fstab work.
             """,
         version: "0.1.0",
-        subcommands: [Mount.self, Unmount.self, List.self]
+        subcommands: [Mount.self, Unmount.self, List.self, Doctor.self, Bind.self, Unbind.self, Bench.self]
     )
 
     static func main() {

@@ -6,7 +6,44 @@ import PCIBus
 import SimulatedCard
 import Testing
 
-/// A simulated card with its driver started, and a file layer of the test's own in front: makes requests, and keeps how they
+/// How the requests of a station ended. An object of its own: the driver's threads hold it while they tell of an end, and may
+/// be the last to let go, while a station ends on the thread of its test.
+private final class Ledger: @unchecked Sendable {  // guarded by `lock`; `owner` is set before the first request
+    var owner: (arena: UnsafeMutablePointer<PayloadArena>, pool: UnsafeMutablePointer<RequestPool>)?
+    private let lock = Lock()
+    private var outcomes: [UInt: Station.Outcome] = [:]
+    private var ended: [UInt] = []
+
+    deinit { lock.destroy() }
+
+    func outcome(_ id: UInt) -> Station.Outcome? { lock.locked { outcomes[id] } }
+
+    /// The requests that have ended, in order.
+    var order: [UInt] { lock.locked { ended } }
+
+    func ending(_ record: UnsafeMutablePointer<RequestRecord>) {
+        var outcome = Station.Outcome(status: record.pointee.status)
+        outcome.cause = record.pointee.cause
+        outcome.information = record.pointee.information
+        if record.pointee.status.isSuccess {
+            for index in 0..<record.pointee.segmentCount {
+                let segment = record.pointee.segments[index]
+                outcome.bytes += UnsafeRawBufferPointer(start: segment.iov_base, count: segment.iov_len)
+            }
+        }
+        guard let owner else { preconditionFailure("a request ended before there was one") }
+        let id = UInt(bitPattern: record.pointee.replyContext)
+        owner.arena.pointee.give(record.pointee.storage, record.pointee.bufferIndex)
+        owner.pool.pointee.release(record)
+        lock.locked {
+            #expect(outcomes[id] == nil)
+            outcomes[id] = outcome
+            ended.append(id)
+        }
+    }
+}
+
+/// A card with its driver started (a simulated one, or another), and a file layer of the test's own in front: makes requests, and keeps how they
 /// ended, in order. The driver's time is stepped; the card's is real.
 final class Station: @unchecked Sendable {  // what threads share is guarded by `lock`
     /// How a request ended.
@@ -27,45 +64,44 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
     let device: Device
     let function: any PCIFunction
     private var entry: chw_entry_points
-    private let context: UnsafeMutablePointer<Unmanaged<Station>?>
+    private let ledger: Ledger
     private let lock = Lock()
-    private var outcomes: [UInt: Outcome] = [:]
-    private var ended: [UInt] = []
     private var nextID: UInt = 1
 
     init(
         receiverMemory: Int = 8 << 20,
         framing: Framing = .stream,
         card: SimulatedBus.Configuration = SimulatedBus.Configuration(),
-        policy change: (inout TransferPolicy) -> Void = { _ in }
+        driver: any CardDriver.Type = SpaceWireDriver.self,
+        policy change: (inout TransferPolicy) -> Void = { _ in },
+        function other: ((Clock) -> any PCIFunction)? = nil
     ) throws {
         var card = card
         card.receiverMemory = receiverMemory
         let bus = SimulatedBus(card)
-        function = try bus.open(PCIAddress(bus: 1, device: 0, function: 0))
+        function = try other?(clock) ?? bus.open(PCIAddress(bus: 1, device: 0, function: 0))
         var policy = TransferPolicy()
         change(&policy)
-        context = .allocate(capacity: 1)
-        context.initialize(to: nil)
+        let ledger = Ledger()
+        self.ledger = ledger
         device = try Device(
             function: function,
-            drivers: [SpaceWireDriver.self],
+            drivers: [driver],
             clock: clock,
             policy: policy,
-            completionContext: context
+            completionContext: Unmanaged.passUnretained(ledger).toOpaque()
         ) { context, request in
-            let station = context.assumingMemoryBound(to: Unmanaged<Station>?.self).pointee
-            station?.takeUnretainedValue().ending(request.assumingMemoryBound(to: RequestRecord.self))
+            Unmanaged<Ledger>.fromOpaque(context).takeUnretainedValue()
+                .ending(request.assumingMemoryBound(to: RequestRecord.self))
         }
         entry = device.entryPoints!
-        context.pointee = Unmanaged.passUnretained(self)
+        ledger.owner = (device.arena, device.pool)
         try device.start()
         dma.framing = framing
     }
 
     deinit {
         device.close()
-        context.deallocate()
         lock.destroy()
         clock.destroy()
     }
@@ -73,26 +109,6 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
     var dma: any DMAControl { device.dma! }
 
     // MARK: Requests
-
-    private func ending(_ record: UnsafeMutablePointer<RequestRecord>) {
-        var outcome = Outcome(status: record.pointee.status)
-        outcome.cause = record.pointee.cause
-        outcome.information = record.pointee.information
-        if record.pointee.status.isSuccess {
-            for index in 0..<record.pointee.segmentCount {
-                let segment = record.pointee.segments[index]
-                outcome.bytes += UnsafeRawBufferPointer(start: segment.iov_base, count: segment.iov_len)
-            }
-        }
-        let id = UInt(bitPattern: record.pointee.replyContext)
-        device.arena.pointee.give(record.pointee.storage, record.pointee.bufferIndex)
-        device.pool.pointee.release(record)
-        lock.locked {
-            #expect(outcomes[id] == nil)
-            outcomes[id] = outcome
-            ended.append(id)
-        }
-    }
 
     private func submit(_ record: UnsafeMutablePointer<RequestRecord>, cancelled: Bool = false) -> Request {
         let id = lock.locked {
@@ -171,11 +187,11 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
 
     // MARK: How it ended
 
-    func outcome(_ request: Request) -> Outcome? { lock.locked { outcomes[request.id] } }
+    func outcome(_ request: Request) -> Outcome? { ledger.outcome(request.id) }
 
     /// The requests that have ended, in order.
     func order(of requests: [Request]) -> [Int] {
-        lock.locked { ended.compactMap { id in requests.firstIndex { $0.id == id } } }
+        ledger.order.compactMap { id in requests.firstIndex { $0.id == id } }
     }
 
     /// Waits for the end of a request, at most ten seconds.

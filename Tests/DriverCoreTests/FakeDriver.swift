@@ -87,10 +87,13 @@ final class RegisterDriver: FakeDriver {
 func makeDevice(
     _ function: FakeFunction,
     drivers: [any CardDriver.Type] = [FakeDriver.self],
-    reloadTimeout: UInt64 = 200_000_000
+    reloadTimeout: UInt64 = 200_000_000,
+    interrupts: InterruptKind? = nil,
+    clock: Clock = .monotonic()
 ) throws(StatusError) -> Device {
     var policy = TransferPolicy()
     policy.reloadTimeout = reloadTimeout
+    policy.interrupts = interrupts
     var capacity = Device.Capacity()
     capacity.requests = 4
     capacity.receiveBuffers = 1
@@ -98,7 +101,7 @@ func makeDevice(
     return try Device(
         function: function,
         drivers: drivers,
-        clock: .monotonic(),
+        clock: clock,
         policy: policy,
         capacity: capacity,
         completionContext: UnsafeMutableRawPointer(bitPattern: 8)!,

@@ -213,6 +213,21 @@ import Testing
         #expect(function.trace.all.contains(line))
     }
 
+    @Test func `the kind of interrupt can be chosen, and one the card lacks names those it has`() throws {
+        let function = FakeFunction()
+        function.interruptVectors = [.msix: 4, .intx: 1, .msi: 0]
+        try makeDevice(function, interrupts: .intx).start()
+        #expect(function.trace.all.contains("connect INTx 1"))
+        let device = try makeDevice(function, interrupts: .msi)
+        do throws(StatusError) {
+            try device.start()
+            Issue.record("it started")
+        } catch {
+            #expect(error.status == .deviceConfigurationError && error.sentence.hasSuffix("it has MSI-X, INTx"))
+        }
+        #expect(device.state == (.failed, .d3) && function.mappedBARs.isEmpty)
+    }
+
     // MARK: Matching and the end
 
     @Test func `the first driver that matches the IDs takes the card`() throws {

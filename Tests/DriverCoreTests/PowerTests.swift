@@ -158,7 +158,7 @@ import Testing
         let down = PnPTests.powerDown.filter { $0 != "master off" }
         #expect(
             function.trace.all.filter { $0 != "master off" }
-                == ["surpriseRemoval"] + down + Self.remove + ["flushIO gone", "release"]
+                == ["surpriseRemoval"] + down + Self.remove + ["flushIO gone"]
         )
     }
 
@@ -167,14 +167,43 @@ import Testing
         function.leave()
         device.reportMissing()
         #expect(eventually { device.state == (.surpriseRemoved, .d3) })
-        #expect(function.trace.all == ["surpriseRemoval"] + Self.remove + ["flushIO gone", "release"])
+        #expect(function.trace.all == ["surpriseRemoval"] + Self.remove + ["flushIO gone"])
     }
 
-    @Test func `a card that was only suspected goes on`() throws {
+    @Test func `a card that does not answer is kept until the machine asks for it`() throws {
         let (function, device) = try device(in: .working)
+        function.leave()
         device.reportMissing()
+        #expect(eventually { device.state == (.surpriseRemoved, .d3) })
+        #expect(!function.trace.all.contains("release"))
+        function.eventSink?(.releaseRequested)
+        device.worker.drain()
+        #expect(function.trace.all.last == "release")
+    }
+
+    @Test func `a card that was silent in the middle of a reset goes on`() throws {
+        let (function, device) = try device(in: .working)
+        let gate = Cancellation()
+        device.worker.enqueue { #expect(eventually { gate.isCancelled }) }
+        device.reportMissing()
+        try device.reset()
+        function.trace.clear()
+        gate.cancel()
         device.worker.drain()
         #expect(function.trace.all == [] && device.state == (.started, .d0))
+    }
+
+    @Test func `a card that left and is back at once was reset by that, and is removed all the same`() throws {
+        let (function, device) = try device(in: .working)
+        let gate = Cancellation()
+        device.worker.enqueue { #expect(eventually { gate.isCancelled }) }
+        function.leave()
+        #expect(device.registers.pointee.write(bar: 0, offset: 64, width: .long, 1) == .gone)
+        function.comeBack(forgetful: true)
+        gate.cancel()
+        #expect(eventually { device.state == (.surpriseRemoved, .d3) })
+        try device.start()
+        #expect(device.state == (.started, .d0))
     }
 
     @Test func `what the bus tells is carried out: a release request removes, a removal is one`() throws {

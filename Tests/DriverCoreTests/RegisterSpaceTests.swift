@@ -1,4 +1,5 @@
 import CHardware
+import Glibc
 import PCIBus
 import Testing
 
@@ -10,6 +11,7 @@ import Testing
 
     init() throws {
         function = FakeFunction(bars: [0: 4096, 2: 256, 4: 64])
+        function.addPowerManagement()
         device = try makeDevice(function)
         try device.start()
         function.bars.values.forEach { $0.accesses = [] }
@@ -77,11 +79,78 @@ import Testing
         function.bars[0]!.constant = .max
         function.put(0, at: ConfigurationSpace.command)
         #expect(read(0, 0, .long).0 == .decodingOff)
-        function.put(0x10, at: ConfigurationSpace.status)
-        function.configuration[0x34] = 0x40
-        function.put(0x0001, at: 0x40)
         function.put(3, at: 0x44)
         #expect(read(0, 0, .long).0 == .notInD0)
+    }
+
+    @Test func `a write asks behind itself whether anybody took it`() throws {
+        #expect(
+            registers.pointee.write(bar: 2, offset: 0, width: .long, 1) == .protectedBAR && function.vendorReads == 0
+        )
+        #expect(registers.pointee.write(bar: 0, offset: 64, width: .long, 1) == .none && function.vendorReads == 1)
+        function.put(3, at: 0x44)
+        #expect(registers.pointee.write(bar: 0, offset: 64, width: .long, 1) == .notInD0)
+        #expect(
+            registers.pointee.write(bar: 0, offset: 64, from: [UInt8](repeating: 0, count: 16), byteCount: 16)
+                == .notInD0
+        )
+        function.leave()
+        #expect(registers.pointee.write(bar: 0, offset: 64, width: .long, 1) == .gone)
+    }
+
+    @Test func `a register that never reads 0 or all ones spares configuration space`() throws {
+        final class Marked: FakeDriver {
+            override class var registerMap: RegisterMap {
+                RegisterMap(registers: [], window: 0..<4096, protectedBARs: [], presence: 128)
+            }
+        }
+        let function = FakeFunction()
+        let device = try makeDevice(function, drivers: [Marked.self])
+        try device.start()
+        let bar = function.bars[0]!
+        (bar.accesses, function.vendorReads) = ([], 0)
+        #expect(device.registers.pointee.write(bar: 2, offset: 64, width: .word, 1) == .none)
+        #expect(bar.accesses == ["r4@128"] && function.vendorReads == 0)
+        #expect(
+            device.registers.pointee.write(bar: 0, offset: 64, from: [UInt8](repeating: 7, count: 12), byteCount: 12)
+                == .none
+        )
+        #expect(bar.accesses.count == 5 && bar.accesses.last == "r4@128")
+        for (value, isThere) in [(0, true), (UInt64.max, true), (0, false)] {
+            bar.constant = value
+            if !isThere { function.leave() }
+            #expect(device.registers.pointee.write(bar: 0, offset: 64, width: .long, 1) == (isThere ? .none : .gone))
+        }
+    }
+
+    @Test func `a card that left is found while somebody waits, and is not looked for otherwise`() throws {
+        let function = FakeFunction()
+        let clock = Clock.stepped()
+        let device = try makeDevice(function, clock: clock)
+        defer {
+            device.close()
+            clock.destroy()
+        }
+        try device.start()
+        function.vendorReads = 0
+        func step() {
+            clock.advance(byNanoseconds: 300_000_000)
+            device.deferred.pointee.clockMoved()
+        }
+        for _ in 0..<3 { step() }
+        usleep(20_000)
+        #expect(function.vendorReads == 0)
+        device.watchPresence(true)
+        step()
+        #expect(eventually { function.vendorReads > 0 } && device.state == (.started, .d0))
+        function.leave()
+        #expect(
+            eventually {
+                step()
+                return device.state == (.surpriseRemoved, .d3)
+            }
+        )
+        device.watchPresence(false)
     }
 
     @Test(arguments: [

@@ -21,7 +21,7 @@ import Testing
         #expect(try rig.function.capability(ConfigurationSpace.Capability.powerManagement) == 0x40)
         #expect(try rig.function.capability(ConfigurationSpace.Capability.express) == 0x60)
         #expect(try rig.function.capability(ConfigurationSpace.Capability.msix) == 0xb0)
-        #expect(try rig.function.capability(ConfigurationSpace.Capability.msi) == nil)
+        #expect(try rig.function.capability(ConfigurationSpace.Capability.msi) == 0x50)
         #expect(try rig.function.readConfiguration(0xb2, .word) == 3)
         #expect(try rig.function.readConfiguration(0x62, .word) == 2)
     }

@@ -92,6 +92,9 @@ final class FakeVFIO: VFIOKernel, @unchecked Sendable {  // guarded by `lock`
     func addBAR(_ index: Int, _ byteCount: UInt64, start: UInt64, flags: UInt64) {
         setRegion(index, byteCount: byteCount, mappable: [(0, byteCount)])
         ftruncate(barFiles[index], off_t(byteCount))
+        configure(UInt16(truncatingIfNeeded: start), at: 0x10 + 4 * index)
+        configure(UInt16(truncatingIfNeeded: start >> 16), at: 0x12 + 4 * index)
+        if flags & 0x10_0000 != 0 { configure(UInt16(truncatingIfNeeded: start >> 32), at: 0x14 + 4 * index) }
         var lines = (texts[Self.directory + "/resource"] ?? "").split(separator: "\n").map(String.init)
         while lines.count < 7 { lines.append("0x0000000000000000 0x0000000000000000 0x0000000000000000") }
         lines[index] =

@@ -56,6 +56,10 @@ import Testing
             $0.answers[cvfio_device_get_info] = -EIO
         },
         Case("no PCI function", ENODEV, "no PCI function for VFIO") { $0.deviceFlags = 0 },
+        Case("base addresses lost", EIO, "echo 1 > /sys/bus/pci/rescan") {
+            $0.configure(0, at: 0x10)
+            $0.configure(0, at: 0x12)
+        },
         Case("events cannot be connected", EINVAL, "events of 0000:03:00.0") {
             $0.answers[cvfio_device_set_irqs] = -EINVAL
         },
@@ -88,7 +92,7 @@ import Testing
 
     @Test func `what the function is comes from VFIO and sysfs`() throws {
         let kernel = FakeVFIO()
-        kernel.addBAR(2, 0x2000, start: 0x38_0000_0000, flags: 0x14_220c)
+        kernel.addBAR(2, 0x2000, start: 0x38_4000_0000, flags: 0x14_220c)
         kernel.addBAR(4, 0x100, start: 0xc000, flags: 0x40101)
         kernel.setRegion(Int(VFIO_PCI_CONFIG_REGION_INDEX), byteCount: 4096, mappable: [])
         let function = try VFIOBus(kernel: kernel).open(FakeVFIO.address)
@@ -106,7 +110,7 @@ import Testing
                 index: 2,
                 kind: .memory64,
                 isPrefetchable: true,
-                address: PhysicalAddress(0x38_0000_0000),
+                address: PhysicalAddress(0x38_4000_0000),
                 byteCount: 0x2000
             ),
             BaseAddressRegister(

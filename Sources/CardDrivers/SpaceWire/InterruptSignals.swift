@@ -19,6 +19,9 @@ struct InterruptSignals: ~Copyable {
     let linkEvents = Atomic<UInt64>(0)
     let busErrors = Atomic<UInt64>(0)
 
+    /// The state of the link at the last interrupt.
+    let lastLink = Atomic<UInt32>(0)
+
     let deferred: UnsafeMutablePointer<DeferredThread>
     /// The numbers of the deferred calls. Set before interrupts are connected, like what follows.
     var transmitCall = 0
@@ -40,7 +43,13 @@ struct InterruptSignals: ~Copyable {
         if !hasOneVector { causes &= bits(of: vector) }
         let isBusError =
             status & SpaceWireLayout.Status.busError != 0 && (hasOneVector || vector == SpaceWireLayout.Vector.busError)
-        guard causes != 0 || isBusError || !hasOneVector else { return false }
+        var hasLinkChanged = false
+        if hasOneVector {
+            // A change of the link leaves no bit of its own.
+            let link = status & SpaceWireLayout.Status.linkMask
+            hasLinkChanged = lastLink.exchange(link, ordering: .relaxed) != link
+        }
+        guard causes != 0 || isBusError || hasLinkChanged || !hasOneVector else { return false }
         if causes != 0 { window.store32(causes, SpaceWireLayout.status) }
         if causes & SpaceWireLayout.Status.transmitDescriptor != 0,
             transmitAwaited.load(ordering: .sequentiallyConsistent)
@@ -52,7 +61,7 @@ struct InterruptSignals: ~Copyable {
         {
             deferred.pointee.queue(receiveCall)
         }
-        if causes & (SpaceWireLayout.Status.linkErrors | SpaceWireLayout.Status.timeCode) != 0 {
+        if hasLinkChanged || causes & (SpaceWireLayout.Status.linkErrors | SpaceWireLayout.Status.timeCode) != 0 {
             linkEvents.wrappingAdd(1, ordering: .relaxed)
         }
         if isBusError {

@@ -1,6 +1,7 @@
 public import CHardware
 public import DriverCore
 public import PCIBus
+import Synchronization
 
 /// Drives a PCIe card that carries the SpaceWire Light core with its AMBA interface.
 ///
@@ -43,7 +44,8 @@ public final class SpaceWireDriver: CardDriver {
                 .init("memory2", at: SpaceWireLayout.readMemory, "first word of the 8 KiB read memory"),
             ],
             window: SpaceWireLayout.writeMemory..<SpaceWireLayout.writeMemory + SpaceWireLayout.memoryByteCount,
-            protectedBARs: [2]
+            protectedBARs: [2],
+            presence: SpaceWireLayout.id
         )
     }
 
@@ -237,8 +239,13 @@ public final class SpaceWireDriver: CardDriver {
     /// Stops the core.
     public func d0Exit() { window.store32(SpaceWireLayout.Control.reset, SpaceWireLayout.control) }
 
-    /// Sets the core's enables; what happened before is told as one interrupt.
-    public func enableInterrupts() { window.store32(Self.control, SpaceWireLayout.control) }
+    /// Sets the core's enables.
+    public func enableInterrupts() {
+        // What the link did before is nobody's interrupt.
+        let link = window.load32(SpaceWireLayout.status) & SpaceWireLayout.Status.linkMask
+        signals.pointee.lastLink.store(link, ordering: .relaxed)
+        window.store32(Self.control, SpaceWireLayout.control)
+    }
 
     /// Clears the core's enables, so that a level that others share goes down.
     public func disableInterrupts() {

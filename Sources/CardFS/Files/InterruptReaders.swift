@@ -2,6 +2,7 @@ import CFuse
 import CHardware
 import DriverCore
 import PCIBus
+import Synchronization
 
 /// The readers of `interrupts/log`: lines of `sequence time vector count`, from the open on, in any read size.
 final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
@@ -40,7 +41,6 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
             )
             return
         }
-        let log = fileSystem.device.interrupt
         let id = lock.locked {
             nextID += 1
             registering.insert(nextID)
@@ -48,14 +48,14 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
         }
         // Before anybody can answer the request: afterwards it may be gone.
         cfuse_on_interrupt(request, cancelInterruptReader, UnsafeMutableRawPointer(bitPattern: id))
-        log.pointee.log.watch(true)
+        fileSystem.device.watchInterrupts(true)
         let isWaiting = lock.locked {
             guard registering.remove(id) != nil else { return false }
             waiters.append(Waiter(id: id, request: request, number: number, size: size))
             return true
         }
         guard isWaiting else {
-            log.pointee.log.watch(false)
+            fileSystem.device.watchInterrupts(false)
             _ = fuse_reply_err(request, EINTR)
             return
         }
@@ -73,7 +73,7 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
             return dead
         }
         for waiter in dead {
-            fileSystem.device.interrupt.pointee.log.watch(false)
+            fileSystem.device.watchInterrupts(false)
             failDead(fileSystem, waiter.request, waiter.number)
         }
     }
@@ -95,7 +95,7 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
             return served
         }
         for (request, bytes) in served {
-            fileSystem.device.interrupt.pointee.log.watch(false)
+            fileSystem.device.watchInterrupts(false)
             _ = cfuse_reply_bytes(request, bytes, bytes.count)
         }
     }
@@ -109,11 +109,11 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
             return waiters.remove(at: index)
         }
         guard let waiter else { return }
-        fileSystem.device.interrupt.pointee.log.watch(false)
+        fileSystem.device.watchInterrupts(false)
         _ = fuse_reply_err(waiter.request, EINTR)
     }
 
-    /// Ends all waits with an errno.
+    /// Ends all waits with an errno, for a mount that ends.
     func endAll(_ code: CInt) {
         let all = lock.locked {
             let all = waiters
@@ -130,8 +130,14 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
         let handle = handles.pointee[number]
         return handles.pointee.lock(for: number).locked {
             if handle.pointee.textLength == 0 {
-                var entries = [InterruptLog.Entry](repeating: InterruptLog.Entry(), count: min(4096, size / 16 + 1))
                 var cursor = handle.pointee.cursor
+                var limit = UInt64(min(4096, size / 16 + 1))
+                if fileSystem.isDead(handle) {
+                    // What came before the removal is still to be had, and nothing of the card's next life.
+                    let end = fileSystem.device.lastRemovalInterrupt.load(ordering: .acquiring)
+                    limit = min(limit, end > cursor ? end - cursor : 0)
+                }
+                var entries = [InterruptLog.Entry](repeating: InterruptLog.Entry(), count: Int(limit))
                 let result = entries.withUnsafeMutableBufferPointer {
                     fileSystem.device.interrupt.pointee.log.read(from: &cursor, into: $0)
                 }

@@ -42,9 +42,12 @@ final class PollTable: @unchecked Sendable {  // guarded by `lock`
 
     private func count(_ watch: Watch, _ on: Bool) {
         switch watch {
+        case .interrupts: return device.watchInterrupts(on)
+        default: device.watchPresence(on)
+        }
+        switch watch {
         case .stream(let direction): device.dma?.watchReadiness(direction, on)
-        case .interrupts: device.interrupt.pointee.log.watch(on)
-        case .state: break
+        case .interrupts, .state: break
         }
     }
 

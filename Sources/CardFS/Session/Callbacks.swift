@@ -24,7 +24,7 @@ func makeOperations() -> fuse_lowlevel_ops {
     operations.release = onRelease
     operations.readdir = onReadDirectory
     operations.poll = onPoll
-    operations.ioctl = { request, _, _, _, _, _, _, _, _ in _ = fuse_reply_err(request, ENOTTY) }
+    operations.ioctl = onControl
     operations.mknod = { request, id, name, _, _ in refuse(request, id, name, "made") }
     operations.mkdir = { request, id, name, _ in refuse(request, id, name, "made") }
     operations.symlink = { request, _, id, name in refuse(request, id, name, "made") }
@@ -289,4 +289,33 @@ private func onPoll(
     guard let request, let info else { return }
     let events = fileSystem(request) { $0.pollEvents(info.pointee.fh, id, handle) } ?? 0
     _ = fuse_reply_poll(request, events)
+}
+
+private func onControl(
+    _ request: fuse_req_t?,
+    _ id: UInt64,
+    _ command: UInt32,
+    _ argument: UnsafeMutableRawPointer?,
+    _ info: UnsafeMutablePointer<fuse_file_info>?,
+    _ flags: UInt32,
+    _ input: UnsafeRawPointer?,
+    _ inputByteCount: Int,
+    _ outputByteCount: Int
+) {
+    guard let request else { return }
+    // A directory has no open file of ours.
+    guard let info, flags & UInt32(FUSE_IOCTL_DIR) == 0 else {
+        _ = fuse_reply_err(request, ENOTTY)
+        return
+    }
+    _ = fileSystem(request) {
+        $0.control(
+            request,
+            id,
+            info.pointee.fh,
+            command,
+            UnsafeRawBufferPointer(start: input, count: input == nil ? 0 : inputByteCount),
+            outputByteCount: outputByteCount
+        )
+    }
 }

@@ -19,6 +19,8 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     let owner: (uid: UInt32, gid: UInt32)
     let mountTime: timespec
     let poll: PollTable
+    /// Where system buffers of control requests come from.
+    let systemMemory = SystemMemory()
     let interruptReaders = InterruptReaders()
     let commands = Commands()
     private let serial = Atomic<UInt64>(1)
@@ -95,6 +97,13 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         }
         hooks.stateChanged = { [weak self] in self?.stateChanged() }
         device.setHooks(hooks)
+        if options.verify {
+            Verifier.shared.start { [failures, logger] finding in
+                let sentence = "\(finding.misuse.codeText) \(finding.misuse.rawValue): \(finding.sentence)"
+                logger.error("verifier: \(sentence)")
+                failures.record(code: EIO, path: "verifier", pid: 0, sentence: sentence)
+            }
+        }
         link.fileSystem = self
     }
 
@@ -113,6 +122,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         device.close()
         // The hooks hold what holds the device.
         device.setHooks(Device.FileLayerHooks())
+        if options.verify { Verifier.shared.stop() }
         mount.pointee.fileSystem = nil
     }
 
@@ -190,7 +200,12 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
             let (code, sentence) = explain(fault, handle)
             fail(request, id, code, sentence)
         case .dead:
-            fail(request, id, ENODEV, "\(device.function.address) was removed after this file was opened: open it anew")
+            fail(
+                request,
+                id,
+                ENODEV,
+                "this file does not answer any more: \(device.function.address) was removed after it was opened; open it anew"
+            )
         case .number(let failure):
             fail(
                 request,

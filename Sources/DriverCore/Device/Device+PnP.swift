@@ -136,14 +136,17 @@ extension Device {
     /// thread.
     public var isWantedBack: Bool { isWanted.load(ordering: .sequentiallyConsistent) }
 
-    /// Says that the card seems to have left: the worker looks, and removes it if that is so. Any thread and level; does not
-    /// wait.
-    public func reportMissing() {
+    /// Says that the card has left: ``examine()`` found nobody. The worker removes it, unless the card was on its way from one
+    /// state to another, where it may be silent for a while. Any thread and level; does not wait.
+    ///
+    /// `seen` are the ``transitions`` from before the look.
+    public func reportMissing(since seen: UInt64? = nil) {
+        let seen = seen ?? transitions.load(ordering: .sequentiallyConsistent)
         guard !isMissing.exchange(true, ordering: .acquiringAndReleasing) else { return }
         worker.enqueue { [weak self] in
             guard let self else { return }
             self.isMissing.store(false, ordering: .releasing)
-            self.surpriseRemove(isCertain: false)
+            self.surpriseRemove(since: seen)
         }
     }
 
@@ -163,7 +166,7 @@ extension Device {
             isWanted.store(true, ordering: .sequentiallyConsistent)
             worker.enqueue { [weak self] in
                 guard let self, self.isWanted.exchange(false, ordering: .sequentiallyConsistent) else { return }
-                self.surpriseRemove(isCertain: true)
+                self.surpriseRemove(since: nil)
             }
         case .errorReported:
             report(
@@ -177,12 +180,14 @@ extension Device {
                     advice: "write reset to ctl"
                 )
             )
-            reportMissing()
+            let seen = transitions.load(ordering: .sequentiallyConsistent)
+            if examine() == .gone { reportMissing(since: seen) }
         }
     }
 
-    /// The card has left: the documented way for that. Does nothing if it has not.
-    func surpriseRemove(isCertain: Bool) {
+    /// The card has left: the documented way for that. What was seen before a transition is looked at once more; nil for
+    /// what is certain.
+    func surpriseRemove(since seen: UInt64?) {
         lock.lock()
         defer { lock.unlock() }
         let (pnp, power) = state
@@ -190,9 +195,12 @@ extension Device {
         case .started, .stopPending, .stopped: break
         default: return
         }
-        guard isCertain || examine() == .gone else { return }
+        if let seen, seen != transitions.load(ordering: .sequentiallyConsistent), examine() != .gone { return }
         driver?.surpriseRemoval()
         takeAway(.gone, wasInD0: power == .d0)
+        // One that only does not answer is kept hold of until the machine asks for it: the platform then still knows the base
+        // addresses, and gives them back to a card that merely lost its power.
+        if seen == nil { function.release() }
         setState(.surpriseRemoved, .d3)
     }
 
@@ -210,6 +218,8 @@ extension Device {
     }
 
     // MARK: Steps. The lock is held.
+
+    func noteTransition() { transitions.wrappingAdd(1, ordering: .sequentiallyConsistent) }
 
     func notReady(_ command: String) -> StatusError {
         let (pnp, power) = state
@@ -246,12 +256,14 @@ extension Device {
     private func takeAway(_ departure: Departure, wasInD0: Bool) {
         guard let driver else { return }
         self.departure = departure
-        removals.pointee.wrappingAdd(1, ordering: .releasing)
         if wasInD0 { powerDown(driver) }
         registers.pointee.close(gone: true)
+        // From here on no interrupt is logged: what was opened before has had everything.
+        lastRemovalInterrupt.store(interrupt.pointee.log.end, ordering: .releasing)
+        removals.pointee.wrappingAdd(1, ordering: .releasing)
         release(driver)
         driver.flushIO()
-        function.release()
+        if departure != .gone { function.release() }
     }
 
     /// Gets hold of a card that was stopped, removed, gone or failed, if it is there and the same.
@@ -317,6 +329,11 @@ extension Device {
             try function.changeCommand(set: .memorySpace, clear: .busMaster)
             resources = try ResourceLists.of(function)
             snapshot = try ConfigurationSnapshot(of: function)
+            let capability = try function.capability(ConfigurationSpace.Capability.powerManagement)
+            powerManagement.store(
+                capability.map { $0 + ConfigurationSpace.powerManagementControl } ?? 0,
+                ordering: .relaxed
+            )
             if let description = type(of: driver).dmaDescription(of: function) {
                 let adapter = try DMAAdapter(function: function, description: description)
                 self.adapter = adapter
@@ -348,6 +365,7 @@ extension Device {
     }
 
     private func powerUp(_ driver: any CardDriver) throws(StatusError) {
+        noteTransition()
         try driver.d0Entry()
         do throws(StatusError) {
             try connect(driver)
@@ -410,6 +428,7 @@ extension Device {
     }
 
     private func powerDown(_ driver: any CardDriver) {
+        noteTransition()
         registers.pointee.close(gone: departure == .gone || departure == .remove)
         // A card that is gone cannot be told, and everything else is undone all the same.
         driver.suspendIO()

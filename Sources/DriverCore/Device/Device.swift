@@ -48,6 +48,9 @@ public final class Device: @unchecked Sendable {
     /// How often the card was removed: a file opened before belongs to a card that is no more.
     public let removals: UnsafeMutablePointer<Atomic<UInt64>>
 
+    /// The sequence number of the first interrupt after the last removal.
+    public let lastRemovalInterrupt = Atomic<UInt64>(0)
+
     /// Held by whoever changes the state.
     let lock: Lock
     /// Why the card is being taken out of D0, or was; guarded by `lock`, and for the driver's callbacks.
@@ -60,8 +63,15 @@ public final class Device: @unchecked Sendable {
     var driver: (any CardDriver)?
     /// Set while the machine wants the card back, or the device ends: whoever waits with `lock` held gives up.
     let isWanted = Atomic<Bool>(false)
+    /// Changes of state, begun and finished.
+    let transitions = Atomic<UInt64>(0)
     /// A look for a card that seems to be missing is queued.
     let isMissing = Atomic<Bool>(false)
+    /// Where the function's power management control register is; 0 for a function without one.
+    let powerManagement = Atomic<Int>(0)
+    /// Those who wait for the card without a request that the driver has.
+    let watchers = Atomic<Int>(0)
+    var presenceCall = 0
     private let stateLock: Lock
     private var pnp = PnPState.notStarted
     private var power = PowerState.d3
@@ -142,6 +152,9 @@ public final class Device: @unchecked Sendable {
             context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee?.takeUnretainedValue().tellInterrupted()
         }
         interrupt.pointee.setLogCall(logCall)
+        presenceCall = deferred.pointee.register(context: selfContext) { context in
+            context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee?.takeUnretainedValue().lookForCard()
+        }
         DeferredThread.start(deferred, name: "card-dpc")
         do {
             driver = try type.init(device: self)
@@ -252,6 +265,7 @@ public final class Device: @unchecked Sendable {
     }
 
     func setState(_ pnp: PnPState, _ power: PowerState) {
+        noteTransition()
         stateLock.locked {
             self.pnp = pnp
             self.power = power
@@ -259,14 +273,14 @@ public final class Device: @unchecked Sendable {
         currentHooks.stateChanged()
     }
 
-    /// Whether a suspicious value is to be believed: asks for the vendor ID, then for what else could be the matter.
+    /// Whether a suspicious value is to be believed: asks for the vendor ID, then for what else could be the matter. Three
+    /// configuration accesses; any thread.
     public func examine() -> RegisterFault {
         guard let vendor = try? function.readConfiguration(ConfigurationSpace.vendorID, .word),
             vendor == UInt32(identity.vendor)
         else { return .gone }
-        if let offset = try? function.capability(ConfigurationSpace.Capability.powerManagement),
-            let control = try? function.readConfiguration(offset + 4, .word), control & 3 != 0
-        {
+        let offset = powerManagement.load(ordering: .relaxed)
+        if offset != 0, let control = try? function.readConfiguration(offset, .word), control & 3 != 0 {
             return .notInD0
         }
         guard let command = try? function.readConfiguration(ConfigurationSpace.command, .word) else { return .gone }
@@ -279,8 +293,9 @@ private func answerDoubt(_ context: UnsafeMutableRawPointer) -> UInt32 {
     let device = context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee
     let fault =
         device?._withUnsafeGuaranteedRef { device in
+            let seen = device.transitions.load(ordering: .sequentiallyConsistent)
             let fault = device.examine()
-            if fault == .gone { device.reportMissing() }
+            if fault == .gone { device.reportMissing(since: seen) }
             return fault
         } ?? .gone
     return UInt32(fault.rawValue)

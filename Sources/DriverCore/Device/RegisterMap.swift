@@ -42,10 +42,20 @@ public struct RegisterMap: Sendable {
     /// BARs whose contents a stray write must not reach: EACCES unless the mount allows it.
     public var protectedBARs: Set<Int>
 
+    /// A 32-bit register of BAR0 that is read without an effect and never reads 0 or all ones while the card is there, awake
+    /// and decoding. It is read behind each write, since a write alone tells nothing; without one, configuration space is.
+    public var presence: UInt64?
+
     /// Describes the registers of a card.
-    public init(registers: [RegisterDescription], window: Range<UInt64>, protectedBARs: Set<Int>) {
+    public init(
+        registers: [RegisterDescription],
+        window: Range<UInt64>,
+        protectedBARs: Set<Int>,
+        presence: UInt64? = nil
+    ) {
         self.registers = registers
         self.window = window
         self.protectedBARs = protectedBARs
+        self.presence = presence
     }
 }

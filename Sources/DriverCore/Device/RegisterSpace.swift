@@ -44,10 +44,11 @@ public struct RegisterSpace: ~Copyable {
     private let ownedCount: Int
     private var protectedMask: UInt32 = 0
     private var expert = false
+    private let presence: UInt64
     private let doubt: chw_question
     private let doubtContext: UnsafeMutableRawPointer
 
-    /// `doubt` is called when a value is all ones or zero; it asks the card for its vendor ID and answers the
+    /// `doubt` is called when a value is all ones or zero, and after writes that nothing else tells of; it asks the card for its vendor ID and answers the
     /// raw value of a ``RegisterFault``.
     init(
         map: RegisterMap,
@@ -62,6 +63,7 @@ public struct RegisterSpace: ~Copyable {
         owned = .allocate(capacity: max(1, offsets.count))
         for (index, offset) in offsets.enumerated() { owned[index] = offset }
         ownedCount = offsets.count
+        presence = map.presence ?? .max
         for bar in map.protectedBARs { protectedMask |= 1 << UInt32(bar) }
         self.doubtContext = doubtContext
         self.doubt = doubt
@@ -103,8 +105,7 @@ public struct RegisterSpace: ~Copyable {
         guard fault == .none else { return fault }
         guard enter() else { return absence() }
         windows[bar].store(value, offset, width)
-        leave()
-        return .none
+        return leaveAfterWrite()
     }
 
     /// One read and one write of `width`, changing the bits of `mask` only. Two accesses, not atomic for the card.
@@ -174,8 +175,7 @@ public struct RegisterSpace: ~Copyable {
             windows[bar].store32(bytes.loadUnaligned(fromByteOffset: at, as: UInt32.self), offset &+ UInt64(at))
             at &+= 4
         }
-        leave()
-        return .none
+        return leaveAfterWrite()
     }
 
     /// What is wrong with an access, without making it.
@@ -220,6 +220,24 @@ public struct RegisterSpace: ~Copyable {
     }
 
     @_noLocks private func leave() { inside.wrappingSubtract(1, ordering: .sequentiallyConsistent) }
+
+    /// A write is posted: it tells nothing of a card that has left or sleeps. A read behind it does, and comes back only when
+    /// the write has reached the card.
+    @_noLocks private func leaveAfterWrite() -> RegisterFault {
+        var isSuspicious = true
+        if presence < windows[0].byteCount {
+            let value = windows[0].load32(presence)
+            isSuspicious = value == 0 || value == .max
+        }
+        leave()
+        return isSuspicious ? verify() : .none
+    }
+
+    /// Whether the card is there, for somebody who waits for it.
+    @_noLocks public func look() -> RegisterFault {
+        guard enter() else { return absence() }
+        return leaveAfterWrite()
+    }
 
     @_noLocks private func absence() -> RegisterFault {
         access.load(ordering: .acquiring) == Access.gone ? .gone : .notInD0

@@ -1,5 +1,6 @@
 public import CHardware
 import PCIBus
+import Synchronization
 
 /// Connects a card's vectors to a driver's service routine (WDFINTERRUPT), and keeps the log.
 ///
@@ -13,6 +14,10 @@ public struct InterruptObject: ~Copyable {
     public let log: InterruptLog
     private let deferred: UnsafeMutablePointer<DeferredThread>
     private var logCall: Int?
+    private let declined = Atomic<UInt64>(0)
+
+    /// Calls of the service routine that found nothing to do: another card on a shared line interrupted, or nobody did.
+    public var declinedCount: UInt64 { declined.load(ordering: .relaxed) }
 
     init(deferred: UnsafeMutablePointer<DeferredThread>) {
         log = InterruptLog()
@@ -31,7 +36,13 @@ public struct InterruptObject: ~Copyable {
     /// Called by the bus.
     @_noLocks fileprivate func serve(_ vector: UInt32) -> Bool {
         guard let routine, let context else { return false }
-        guard chw_serve(routine, context, vector) else { return false }
+        let level = ExecutionLevel.device.enter()
+        let isMine = chw_serve(routine, context, vector)
+        ExecutionLevel.leave(to: level)
+        guard isMine else {
+            declined.wrappingAdd(1, ordering: .relaxed)
+            return false
+        }
         if log.append(vector: vector, count: 1), let logCall { deferred.pointee.queue(logCall) }
         return true
     }

@@ -21,12 +21,13 @@ public struct RegisterControl: @unchecked Sendable {  // the register space does
 
         /// The number under which Windows programs would ask for it.
         public var code: IOControlCode {
-            let access: UInt32 =
+            let access: IOControlCode.Access =
                 switch self {
-                case .setOffset, .writeRegister: 2
-                case .readRegister, .readAddress, .readWholeAddress: 1
+                case .setOffset: .any
+                case .writeRegister: .write
+                case .readRegister, .readAddress, .readWholeAddress: .read
                 }
-            return IOControlCode(rawValue: IOControlCode.unknownDevice << 16 | access << 14 | rawValue << 2)
+            return IOControlCode(rawValue: IOControlCode.unknownDevice << 16 | access.rawValue << 14 | rawValue << 2)
         }
     }
 

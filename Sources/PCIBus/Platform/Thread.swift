@@ -57,6 +57,9 @@ public struct Thread: @unchecked Sendable {  // the handle is an integer
     /// Lets the thread go: nobody will join it, because it may never end.
     public func detach() { pthread_detach(handle) }
 
-    /// Waits for the thread to end.
-    public func join() { pthread_join(handle, nil) }
+    /// Waits for the thread to end. A thread that waits for itself is a defect, and the process ends.
+    public func join() {
+        precondition(pthread_equal(handle, pthread_self()) == 0, "a thread cannot wait for its own end")
+        pthread_join(handle, nil)
+    }
 }

@@ -18,7 +18,7 @@ struct List: ParsableCommand {
     var json = false
 
     func run() throws {
-        let rows = Self.rows(cards: PCIListing.cards())
+        let rows = Self.rows(Machine())
         print(json ? Self.json(rows) : Self.table(rows))
     }
 
@@ -34,9 +34,9 @@ struct List: ParsableCommand {
     }
 
     /// The simulated card, then the machine's.
-    static func rows(cards: [PCIListing.Card]) -> [Row] {
+    static func rows(_ machine: Machine) -> [Row] {
         [Row(card: "sim")]
-            + cards.map { card in
+            + machine.cards.map { card in
                 Row(
                     card: card.address.description,
                     ids: card.vendor.flatMap { vendor in
@@ -45,19 +45,9 @@ struct List: ParsableCommand {
                     classCode: card.classCode.map { hexadecimal($0, digits: 6) },
                     driver: card.driver,
                     group: card.group,
-                    obstacle: obstacle(card)
+                    obstacle: card.obstacle(on: machine)
                 )
             }
-    }
-
-    /// What keeps cardfs from taking a card, as far as sysfs tells; `cardfs doctor` looks further.
-    private static func obstacle(_ card: PCIListing.Card) -> String? {
-        guard card.group != nil else { return "no IOMMU isolates it: cardfs doctor \(card.address)" }
-        switch card.driver {
-        case "vfio-pci": return nil
-        case nil: return "bound to no driver: cardfs bind \(card.address)"
-        case let driver?: return "\(driver) has it: cardfs bind \(card.address)"
-        }
     }
 
     /// Columns for a person; the last line without its newline.
