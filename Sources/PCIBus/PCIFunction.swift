@@ -158,6 +158,11 @@ public protocol PCIFunction: AnyObject, Sendable {
     /// The most map registers a driver of this function gets from the platform; nil for as many as it wants.
     var mapRegisterLimit: Int? { get }
 
+    /// The channels of the machine's slave DMA controller that the function's request lines are wired to: the first to the
+    /// function, the second from it. Empty where there is no such controller. What is mapped for the function is mapped for
+    /// its channels.
+    var slaveDMAChannels: [SlaveDMAChannel] { get }
+
     /// Takes zeroed memory that can be mapped for DMA; `byteCount` is rounded up to pages.
     func allocateMemory(byteCount: Int) throws(BusError) -> DMAMemory
 
@@ -219,6 +224,9 @@ extension PCIFunction {
 extension PCIFunction {
     /// As many as are wanted.
     public var mapRegisterLimit: Int? { nil }
+
+    /// None.
+    public var slaveDMAChannels: [SlaveDMAChannel] { [] }
 }
 
 /// A source of functions: the simulated machine, or this one.

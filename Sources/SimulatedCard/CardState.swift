@@ -67,7 +67,7 @@ struct CardParts {
             to: CardState(
                 configuration: ConfigurationSpaceModel(
                     address: address,
-                    limits: UInt32(configuration.addressBits) | (configuration.scatterGather ? 0x100 : 0)
+                    limits: UInt32(configuration.addressBits) | (configuration.scatterGather ? 0x300 : 0x200)
                 ),
                 wire: Wire(byteCount: configuration.receiverMemory)
             )

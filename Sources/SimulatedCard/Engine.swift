@@ -107,6 +107,8 @@ struct EnginePointer {
     /// Under the lock of the card.
     let state: UnsafeMutablePointer<Engine>
     let words: UnsafeMutablePointer<EngineWords>
+    /// Its channel of the slave controller. Under the lock of the card.
+    let slave: UnsafeMutablePointer<SlaveState>
     /// Where the thread sleeps.
     let parking = Lock()
 
@@ -116,12 +118,16 @@ struct EnginePointer {
         state.initialize(to: Engine())
         words = .allocate(capacity: 1)
         words.initialize(to: EngineWords())
+        slave = .allocate(capacity: 1)
+        slave.initialize(to: SlaveState())
     }
 
     func destroy() {
         state.deallocate()
         words.deinitialize(count: 1)
         words.deallocate()
+        slave.pointee.entries.deallocate()
+        slave.deallocate()
         parking.destroy()
     }
 }
@@ -149,6 +155,7 @@ extension Card {
         engine.state.pointee.holdsDescriptor = false
         engine.state.pointee.awaitsWire = false
         engine.state.pointee.generation &+= 1
+        engine.slave.pointee.forget()
         interrupt(engine)
     }
 
@@ -250,10 +257,11 @@ extension Card {
 
 extension Card {
     /// What fetching a descriptor found.
-    enum Fetch { case enabled, disabled, fault }
+    enum Fetch { case enabled, disabled, fault, idle }
 
     /// Reads the descriptor at the engine's pointer. The lock is held.
     @_noLocks func fetch(_ engine: EnginePointer) -> Fetch {
+        if engine.slave.pointee.isOn { return fetchFromSlave(engine) ? .enabled : .idle }
         let at = engine.state.pointee.pointer
         pin(engine)
         guard let memory = iommu.translate(at, .read) else {
@@ -290,6 +298,10 @@ extension Card {
 
     /// Writes a finished descriptor back and goes to the next one; false after a bus error. The lock is held.
     @_noLocks func finish(_ engine: EnginePointer, _ result: UInt32) -> Bool {
+        if engine.slave.pointee.isOn {
+            engine.state.pointee.holdsDescriptor = false
+            return true
+        }
         let at = engine.state.pointee.pointer
         let index = engine.state.pointee.flags & Descriptor.wrap != 0 ? 0 : (at &+ 8) & Descriptor.indexMask
         engine.state.pointee.pointer = at & ~Descriptor.indexMask | index

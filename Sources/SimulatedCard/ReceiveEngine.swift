@@ -42,7 +42,7 @@ extension Card {
                 case .disabled:
                     rx.state.pointee.isRunning = false
                     return .wait
-                case .fault: return .wait
+                case .fault, .idle: return .wait
                 }
             }
             guard available == 0 else { return planPiece(available, &transfer) }
@@ -104,6 +104,10 @@ extension Card {
         let count = transfer.moved
         if count > 0 {
             rx.state.pointee.position &+= count
+            if rx.slave.pointee.isOn {
+                rx.slave.pointee.advance(count)
+                noteSlaveBytes(count)
+            }
             rx.state.pointee.isInPacket = true
             state.pointee.wire.take(count)
             pace(rx, count)
@@ -119,6 +123,7 @@ extension Card {
     /// Takes the end marker that comes next; false after a bus error.
     @_noLocks private func endPacket(isError: Bool) -> Bool {
         let rx = self.rx
+        if rx.slave.pointee.isOn, rx.slave.pointee.stored &- rx.slave.pointee.taken >= SlaveState.depth { return false }
         var isError = isError
         if rx.state.pointee.endsInError {
             rx.state.pointee.endsInError = false
@@ -130,6 +135,14 @@ extension Card {
         if state.pointee.fault == .errorEnd {
             state.pointee.fault = .none
             isError = true
+        }
+        if rx.slave.pointee.isOn {
+            // The controller moves bytes, and no marker among them.
+            _ = endSlavePacket(isError: isError)
+            rx.slave.pointee.untold = 0
+            state.pointee.core.sticky |= Status.receiveDescriptor
+            finishReceive(isError ? Descriptor.eep : Descriptor.eop)
+            return true
         }
         // The receive FIFO holds whole words, in which the marker repeats behind the last byte, and whole words are written:
         // a driver whose buffers do not end on a word would see it here as on the card.

@@ -120,6 +120,7 @@ extension Card {
         case 0x104: return 0x0001_0000
         case 0x108: return state.pointee.core.scratch
         case 0x10c: return flow
+        case 0x110..<0x120: return readSlave(offset)
         default: return 0
         }
     }
@@ -134,6 +135,7 @@ extension Card {
         default:
             if offset < 0x20 { return writeCore(value, offset) }
             if offset == 0x108 { state.pointee.core.scratch = value }
+            if offset >= 0x110, offset < 0x120 { writeSlave(value, offset) }
         }
         return false
     }

@@ -169,6 +169,7 @@ extension Card {
         engine.state.pointee.pointer = 0
         engine.state.pointee.isInPacket = false
         forget(engine)
+        engine.slave.pointee.isOn = false
     }
 
     // MARK: Link

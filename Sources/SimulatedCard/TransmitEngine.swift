@@ -18,7 +18,7 @@ extension Card {
                 case .disabled:
                     tx.state.pointee.isRunning = false
                     return .wait
-                case .fault: return .wait
+                case .fault, .idle: return .wait
                 }
             }
             let marker = tx.state.pointee.flags & (Descriptor.eop | Descriptor.eep)
@@ -47,6 +47,11 @@ extension Card {
     @_noLocks private func planPiece(_ transfer: inout Transfer) -> Step {
         let tx = self.tx
         var count = min(tx.state.pointee.byteCount, transferLimit)
+        if tx.slave.pointee.isOn {
+            guard tx.slave.pointee.isUnmasked else { return .wait }
+            count = min(count, Int(tx.slave.pointee.remaining))
+            tx.state.pointee.logical = tx.slave.pointee.address
+        }
         if state.pointee.wire.rate != 0 {
             if clock.now() < tx.state.pointee.nextTransfer { return .waitUntil(tx.state.pointee.nextTransfer) }
             count = min(count, state.pointee.wire.piece)
@@ -103,6 +108,7 @@ extension Card {
         let count = transfer.moved
         if count > 0 {
             tx.state.pointee.byteCount &-= count
+            if tx.slave.pointee.isOn { tx.slave.pointee.advance(count) }
             tx.state.pointee.logical &+= UInt32(truncatingIfNeeded: count)
             tx.state.pointee.isInPacket = true
             tx.state.pointee.runEnd = tx.state.pointee.logical

@@ -39,7 +39,8 @@ private func limited(bits: Int = 32, registers: Int? = nil, gathers: Bool = true
     static let ways: [Way] = [
         Way(engine: .scatterGather), Way(engine: .common), Way(engine: .scatterGather, bits: 24),
         Way(engine: .scatterGather, bits: 26, registers: 5), Way(engine: .scatterGather, bits: 24, registers: 2),
-        Way(engine: .common, bits: 24), Way(engine: .common, gathers: false),
+        Way(engine: .common, bits: 24), Way(engine: .common, gathers: false), Way(engine: .system),
+        Way(engine: .system, bits: 24, gathers: false),
     ]
 
     @Test(arguments: ways)

@@ -39,6 +39,9 @@ CHW_INLINE bool chw_serve(chw_service_routine _Nonnull function, void *_Nonnull 
     return function(context, vector);
 }
 
+/// Loads a channel of a slave DMA controller and lets it serve; masks it for 0 bytes.
+typedef void (*chw_dma_order)(void *_Nonnull context, uint64_t address, uint32_t byte_count, uint32_t mode);
+
 /// A question asked off the usual path; the answer is a number.
 typedef uint32_t (*chw_question)(void *_Nonnull context);
 CHW_INLINE uint32_t chw_ask(chw_question _Nonnull function, void *_Nonnull context) { return function(context); }

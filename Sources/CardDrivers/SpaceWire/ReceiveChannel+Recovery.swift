@@ -31,6 +31,24 @@ extension ReceiveChannel {
         settle()
     }
 
+    /// Lets the card deliver as much as there is room for, and starts its receiver.
+    private func grant() {
+        guard let context, let stream else { return }
+        let unread = slots(from: released, to: filled)
+        context.window.store32(UInt32(stream.byteCount - 1 - unread), SpaceWireLayout.slaveCredit)
+        context.ring(SpaceWireLayout.Control.receiveStart)
+    }
+
+    private func slots(from first: UInt64, to end: UInt64) -> Int {
+        var bytes = 0
+        var slot = first
+        while slot != end {
+            bytes += slots[place(slot)].length
+            slot += 1
+        }
+        return bytes
+    }
+
     /// Gives the ring to an engine that was reset and lets readers in: the whole ring, or what the unread bytes of before a
     /// sleep leave of it.
     mutating func start() {
@@ -59,6 +77,13 @@ extension ReceiveChannel {
         filled = head
         posted = head
         released = 0
+        if case .system = engine {
+            chunked = 0
+            packetStart = 0
+            stream = startStream?()
+            grant()
+            return
+        }
         context.window.store32(
             UInt32(truncatingIfNeeded: ring.logicalAddress.value),
             SpaceWireLayout.rxDescriptorPointer
@@ -92,6 +117,8 @@ extension ReceiveChannel {
         keepsUnread = false
         available = 0
         ring = nil
+        stream = nil
+        startStream = nil
         data = nil
         context = nil
     }
@@ -100,6 +127,12 @@ extension ReceiveChannel {
     mutating func restartEngine() {
         guard let ring, let context, !isHeld else { return }
         reap()
+        if case .system = engine {
+            // The card has forgotten what it had not told of: that is here, and its packet ends in error.
+            closeStreamPacket()
+            grant()
+            return
+        }
         let place = UInt64(place(filled) * SpaceWireLayout.descriptorByteCount)
         context.window.store32(
             UInt32(truncatingIfNeeded: ring.logicalAddress.value + place),

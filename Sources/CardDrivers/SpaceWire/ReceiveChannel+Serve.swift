@@ -280,7 +280,7 @@ extension ReceiveChannel {
         }
         let entry = slots[place(head)]
         let count = min(limit, entry.length &- headOffset)
-        let offset = place(head) &* Self.slotByteCount &+ headOffset
+        let offset = entry.offset &+ headOffset
         headOffset &+= count
         available &-= count
         isPacketOpen = true

@@ -7,10 +7,14 @@ import Synchronization
 struct ReceiveSlot {
     /// Bytes the card wrote.
     var length = 0
+    /// Where they are in the ring's memory.
+    var offset = 0
     /// The end marker behind them.
     var end = PacketEnd.none
     /// Replies that are being made straight from this slot.
     var users = 0
+
+    @_noLocks init() {}
 }
 
 /// Bytes from the card: a ring of slots in one common buffer, which the card fills ahead of the readers.
@@ -49,6 +53,12 @@ struct ReceiveChannel: ~Copyable {
 
     /// How bytes come from the card. Changed only while the channel is idle and held.
     var engine = DMAEngine.scatterGather
+    /// For the engine `system`: where it is, and what loads its channel anew.
+    var stream: SystemStream?
+    var startStream: (() -> SystemStream?)?
+    /// System DMA: the position behind the last slot, and where the packet there began.
+    var chunked: UInt64 = 0
+    var packetStart: UInt64 = 0
     var framing = Framing.stream
     /// Readers that wait, the oldest first.
     var readers = IOQueue(.manual)
@@ -118,12 +128,18 @@ extension ReceiveChannel {
     /// Takes over what the card has filled.
     @_noLocks mutating func reap() {
         guard let ring, let context else { return }
+        if case .system = engine {
+            reapStream()
+            skipEmpty()
+            return
+        }
         let before = filled
         while filled != posted {
             let word = ring.status(filled)
             if word & SpaceWireLayout.Descriptor.enable != 0 { break }
             var slot = ReceiveSlot()
             slot.length = Int(word & SpaceWireLayout.Descriptor.lengthMask)
+            slot.offset = place(filled) &* Self.slotByteCount
             if word & SpaceWireLayout.Descriptor.eep != 0 {
                 slot.end = .eep
                 counters.errorPackets &+= 1
@@ -206,6 +222,10 @@ extension ReceiveChannel {
 
     /// Hands slots that were read and are in no reply back to the card, in ring order.
     @_noLocks mutating func repost() {
+        if case .system = engine {
+            repostStream()
+            return
+        }
         guard let ring, let data, let context, !isHeld else { return }
         let before = released
         while released != head, slots[place(released)].users == 0 {

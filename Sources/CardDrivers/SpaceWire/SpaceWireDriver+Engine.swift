@@ -65,12 +65,55 @@ extension SpaceWireDriver {
     /// Gives both channels what the engine needs. They are held, and the card's engines stand.
     func use(_ engine: DMAEngine) {
         guard let transmitTable else { return }
+        if engine != .system { freeChannels() }
+        window.store32(engine == .system ? 3 : 0, SpaceWireLayout.slave)
         let ring = DescriptorRing(buffer: transmitTable, count: ringCount(engine))
         transmit.control {
             $0.select(engine, ring: ring)
             $0.mapping.isOn = $0.isMemoryMapped && engine == .scatterGather
         }
         receive.control { $0.engine = engine }
+    }
+
+    /// Makes the adapters of the machine's slave channels, where there are some, and says how they are loaded.
+    func prepareChannels(_ adapter: DMAAdapter, _ slots: CommonBuffer, _ data: CommonBuffer) {
+        let channels = device.function.slaveDMAChannels
+        guard engines.contains(.system), channels.count >= 2 else { return }
+        let sending = SystemDMAAdapter(channel: channels[0], adapter: adapter)
+        let receiving = SystemDMAAdapter(channel: channels[1], adapter: adapter)
+        systemAdapters = [sending, receiving]
+        transmit.control { $0.startStream = { Self.load(sending, slots, .toDevice) } }
+        receive.control { $0.startStream = { Self.load(receiving, data, .fromDevice) } }
+    }
+
+    /// Loads a channel with a common buffer, from its beginning: ends what it did before, gets it again and maps the buffer,
+    /// once, to be gone round for ever.
+    private static func load(
+        _ adapter: SystemDMAAdapter,
+        _ buffer: CommonBuffer,
+        _ direction: TransferPlan.Direction
+    ) -> SystemStream? {
+        free(adapter)
+        let stream: SystemStream?? = try? ExecutionLevel.dispatch.run { () throws(StatusError) -> SystemStream? in
+            guard adapter.allocateAdapterChannel(control: { .keepObject }).isSuccess else { return nil }
+            let mdl = try MDL(virtualAddress: VirtualAddress(buffer.base), byteCount: buffer.byteCount)
+            try mdl.buildForNonPagedPool(in: buffer.memory)
+            try adapter.mapTransfer(mdl, direction: direction)
+            return SystemStream(adapter, buffer)
+        }
+        return stream ?? nil
+    }
+
+    private static func free(_ adapter: SystemDMAAdapter) {
+        ExecutionLevel.dispatch.run {
+            if adapter.state == .mapped { try? adapter.flushAdapterBuffers() }
+            if adapter.state == .flushed { try? adapter.freeAdapterChannel() }
+        }
+    }
+
+    /// Stops the slave channels and gives them back.
+    func freeChannels() {
+        for adapter in systemAdapters { Self.free(adapter) }
     }
 
     /// Entries of the transmit ring: with slots there are as many as slots.

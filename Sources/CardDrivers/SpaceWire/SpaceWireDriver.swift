@@ -86,6 +86,8 @@ public final class SpaceWireDriver: CardDriver {
     /// The engines the card has; the first is the one it begins with.
     private(set) var engines: [DMAEngine] = [.scatterGather, .common]
     private var mappingCall = 0
+    /// The channels of the machine's slave DMA controller: to the card, from it.
+    var systemAdapters: [SystemDMAAdapter] = []
     /// Held by whoever takes the rings from the card: a recovery, a flush, a start or a suspension. Taken before the locks of
     /// the channels.
     let recovery = Lock()
@@ -206,6 +208,7 @@ public final class SpaceWireDriver: CardDriver {
         let receiveRing = DescriptorRing(buffer: receiveTable, count: ReceiveChannel.slotCount)
         transmit.control { $0.attach(context, ring: transmitRing, slots: transmitSlots) }
         receive.control { $0.attach(context, ring: receiveRing, data: receiveData) }
+        prepareChannels(adapter, transmitSlots, receiveData)
         signals.pointee.window = window
         signals.pointee.receiveRing = receiveRing
         signals.pointee.hasOneVector = try (device.interruptChoice()?.count ?? 0) < SpaceWireLayout.Vector.count
@@ -213,6 +216,8 @@ public final class SpaceWireDriver: CardDriver {
 
     /// Forgets what ``prepareHardware(_:)`` got; the framework unmaps and frees it.
     public func releaseHardware() {
+        freeChannels()
+        systemAdapters = []
         transmit.control { $0.detach() }
         receive.control { $0.detach() }
         signals.pointee.receiveRing = nil
@@ -261,6 +266,7 @@ public final class SpaceWireDriver: CardDriver {
     /// Starts both rings.
     public func startIO() {
         recovery.locked {
+            window.store32(engine == .system ? 3 : 0, SpaceWireLayout.slave)
             receive.control { $0.start() }
             transmit.control { $0.start() }
             isWorking = true

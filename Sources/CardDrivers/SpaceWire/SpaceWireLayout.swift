@@ -23,6 +23,14 @@ enum SpaceWireLayout {
     static var scratch: UInt64 { @_noLocks get { 0x108 } }
     /// Flow control: bit 0 the transmitter has no credit, bit 1 the receiver has no descriptor.
     static var flow: UInt64 { @_noLocks get { 0x10c } }
+    /// Which engines the machine's slave DMA controller serves: bit 0 the transmitter, bit 1 the receiver.
+    static var slave: UInt64 { @_noLocks get { 0x110 } }
+    /// Bytes of a piece to send through it, bit 31 with an end of packet behind.
+    static var slaveSend: UInt64 { @_noLocks get { 0x114 } }
+    /// Bytes more that the receiver may deliver through it.
+    static var slaveCredit: UInt64 { @_noLocks get { 0x118 } }
+    /// Read: the oldest packet delivered through it: bytes, bit 30 ended in EEP, bit 31 there was one.
+    static var slavePacket: UInt64 { @_noLocks get { 0x11c } }
     /// The value of ``id``: "SPWC".
     static let identity: UInt32 = 0x5350_5743
     /// The first memory window of the original card (PCIE_WRITE_MEMORY_OFFSET), 8 KiB.

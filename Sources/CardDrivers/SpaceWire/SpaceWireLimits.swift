@@ -20,9 +20,11 @@ struct SpaceWireLimits {
         else { return }
         addressWidth = min(32, max(24, Int(limits & 0xff)))
         scatterGather = limits & 0x100 != 0
-        hasSlaveInterface = limits & 0x200 != 0
+        hasSlaveInterface = limits & 0x200 != 0 && function.slaveDMAChannels.count >= 2
     }
 
     /// The ways to move data, the one to begin with first.
-    var engines: [DMAEngine] { scatterGather ? [.scatterGather, .common] : [.common] }
+    var engines: [DMAEngine] {
+        (scatterGather ? [.scatterGather] : []) + [.common] + (hasSlaveInterface ? [.system] : [])
+    }
 }

@@ -46,6 +46,11 @@ extension TransmitChannel {
         marks.update(repeating: TransmitMark(), count: Self.ringCount)
         head = 0
         tail = 0
+        if case .system = engine {
+            stream = startStream?()
+            context.ring(SpaceWireLayout.Control.transmitStart)
+            return
+        }
         context.window.store32(
             UInt32(truncatingIfNeeded: ring.logicalAddress.value),
             SpaceWireLayout.txDescriptorPointer
@@ -63,6 +68,8 @@ extension TransmitChannel {
         isHeld = true
         ring = nil
         slots = nil
+        stream = nil
+        startStream = nil
         context = nil
     }
 
@@ -86,7 +93,11 @@ extension TransmitChannel {
         counters.recoveries += 1
         failBarriers(status, cause)
         restartRing()
-        if endPacket, wasOpen, let ring, let context {
+        if endPacket, wasOpen, case .system = engine {
+            // A piece without bytes that ends the packet; the core has no other way to send an end marker.
+            context?.window.store32(1 << 31, SpaceWireLayout.slaveSend)
+            context?.ring(SpaceWireLayout.Control.transmitStart)
+        } else if endPacket, wasOpen, let ring, let context {
             // The receiver has the beginning of a packet that will not go on: only an end marker closes it.
             marks[0] = TransmitMark()
             ring.enable(

@@ -19,6 +19,8 @@ struct TransmitMark {
     var bufferIndex: UInt32 = 0
     /// The number, from 1 on, of the DMA transaction whose transfer this descriptor ends; 0 for none.
     var transaction: UInt8 = 0
+    /// System DMA: the position in the stream behind the request.
+    var end: UInt64 = 0
 }
 
 /// Bytes to the card: a ring of descriptors that the card reads through its IOMMU.
@@ -50,6 +52,9 @@ struct TransmitChannel: ~Copyable {
     var isMemoryMapped = false
     /// For memory the card cannot reach.
     var mapping = TransmitMapping()
+    /// For the engine `system`: where it is, and what loads its channel anew.
+    var stream: SystemStream?
+    var startStream: (() -> SystemStream?)?
     /// The slots of the engine `common`, one for each entry of its ring.
     var slots: CommonBuffer?
     /// Running counters: the next entry to fill, the oldest the card still has.
@@ -205,6 +210,7 @@ extension TransmitChannel {
             let needed = slotsNeeded(record.pointee.length)
             return needed &+ slotsToSkip(ring, needed) <= ring.count &- Int(tail &- head)
         }
+        if case .system = engine { return hasStreamRoom(record.pointee.length) }
         if record.pointee.storage == .receiveBuffer && postedBuffers >= Self.maximumPostedBuffers { return false }
         let fragment = SpaceWireLayout.fragmentByteCount
         let needed = (record.pointee.length &+ (fragment &- 1)) / fragment
@@ -221,7 +227,8 @@ extension TransmitChannel {
         }
         switch engine {
         case .scatterGather: postDirect(record)
-        case .common, .system: postCopy(record)
+        case .common: postCopy(record)
+        case .system: postStream(record)
         }
     }
 
@@ -375,8 +382,10 @@ extension TransmitChannel {
     @_noLocks mutating func reap() {
         guard let ring, let context else { return }
         let before = head
-        while head != tail, ring.status(head) & SpaceWireLayout.Descriptor.enable == 0 {
+        if head != tail, case .system = engine { stream?.follow() }
+        while head != tail {
             let mark = marks[Int(truncatingIfNeeded: head) & (Self.ringCount &- 1)]
+            guard isTaken(mark, ring) else { break }
             head &+= 1
             if mark.transaction != 0 { endTransfer(mark) }
             guard mark.sequence != 0 else { continue }
@@ -386,6 +395,12 @@ extension TransmitChannel {
             giveBack(mark)
         }
         if head != before { lastProgress = context.clock.now() }
+    }
+
+    /// Whether the card has taken what the entry at `head` stands for.
+    @_noLocks private func isTaken(_ mark: TransmitMark, _ ring: DescriptorRing) -> Bool {
+        if case .system = engine { return mark.end <= stream?.controller ?? 0 }
+        return ring.status(head) & SpaceWireLayout.Descriptor.enable == 0
     }
 
     @_noLocks mutating func giveBack(_ mark: TransmitMark) {

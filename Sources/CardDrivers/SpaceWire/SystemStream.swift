@@ -1,0 +1,129 @@
+import CHardware
+import DriverCore
+import PCIBus
+
+/// One direction of system DMA: a common buffer that a channel of the slave controller goes round, and where both are in it.
+/// Positions count bytes since the channel was loaded. Under the lock of the port.
+struct SystemStream {
+    let channel: SlaveDMAChannel
+    let base: UnsafeMutableRawPointer
+    let byteCount: Int
+    /// Where the driver is: bytes put into the buffer, or bytes of it that were given to readers and back to the card.
+    var driver: UInt64 = 0
+    /// Where the controller is.
+    var controller: UInt64 = 0
+
+    init(_ adapter: SystemDMAAdapter, _ buffer: CommonBuffer) {
+        channel = adapter.channel
+        base = buffer.base
+        byteCount = buffer.byteCount
+    }
+
+    /// Follows the controller (ReadDmaCounter). It is never a whole round ahead of the last look: the driver keeps a byte back.
+    @_noLocks mutating func follow() {
+        let place = byteCount &- channel.counter()
+        let before = Int(truncatingIfNeeded: controller % UInt64(byteCount))
+        let moved = place >= before ? place &- before : place &+ byteCount &- before
+        controller &+= UInt64(moved)
+    }
+
+    /// Where a position is in the buffer.
+    @_noLocks func place(_ position: UInt64) -> Int { Int(truncatingIfNeeded: position % UInt64(byteCount)) }
+
+    /// Bytes the driver may put into the buffer.
+    var room: Int { @_noLocks get { byteCount &- 1 &- Int(truncatingIfNeeded: driver &- controller) } }
+}
+
+extension TransmitChannel {
+    /// Copies a request behind what the controller has still to take, and tells the card to ask for it.
+    @_noLocks mutating func postStream(_ record: UnsafeMutablePointer<RequestRecord>) {
+        guard let context, var stream, let payload = record.pointee.payload else { return }
+        if tail == head { lastProgress = context.clock.now() }
+        let length = record.pointee.length
+        let place = stream.place(stream.driver)
+        let first = min(length, stream.byteCount &- place)
+        chw_copy(stream.base + place, payload, first)
+        if first < length { chw_copy(stream.base, payload + first, length &- first) }
+        chw_dma_write_barrier()
+        stream.driver &+= UInt64(length)
+        self.stream = stream
+        tail &+= 1
+        accept(record, .none)
+        (marks + (Int(truncatingIfNeeded: tail &- 1) & (Self.ringCount &- 1))).pointee.end = stream.driver
+        context.window.store32(UInt32(truncatingIfNeeded: length) | 1 << 31, SpaceWireLayout.slaveSend)
+        note(record, MemoryDescriptorList(virtualAddress: VirtualAddress(payload), byteCount: length), 1)
+        decide(record)
+    }
+
+    /// Whether the buffer takes a request now.
+    @_noLocks func hasStreamRoom(_ byteCount: Int) -> Bool {
+        guard let stream else { return false }
+        return byteCount <= stream.room && tail &- head < UInt64(Self.ringCount)
+    }
+}
+
+extension ReceiveChannel {
+    /// Takes over what the controller has delivered: packets that ended, and what there is of the one that has not.
+    @_noLocks mutating func reapStream() {
+        guard let context, var stream else { return }
+        let before = filled
+        stream.follow()
+        while filled &- released < UInt64(Self.slotCount) &- 2 {
+            let packet = context.window.load32(SpaceWireLayout.slavePacket)
+            guard packet & 1 << 31 != 0, packet != .max else { break }
+            let end = packetStart &+ UInt64(packet & 0x3fff_ffff)
+            let isError = packet & 1 << 30 != 0
+            addChunk(stream, upTo: end, end: isError ? .eep : .eop)
+            packetStart = end
+            counters.packets &+= 1
+            if isError { counters.errorPackets &+= 1 }
+            // What the card has ended it has delivered, after the look above perhaps.
+            if end > stream.controller { stream.follow() }
+        }
+        if filled &- released < UInt64(Self.slotCount) &- 2, chunked < stream.controller {
+            addChunk(stream, upTo: stream.controller, end: .none)
+        }
+        self.stream = stream
+        if filled != before { lastArrival = context.clock.now() }
+    }
+
+    /// Takes over all that was delivered, as a packet that was cut off if it is none.
+    mutating func closeStreamPacket() {
+        guard var stream else { return }
+        stream.follow()
+        self.stream = stream
+        if packetStart < stream.controller, filled &- released < UInt64(Self.slotCount) &- 2 {
+            addChunk(stream, upTo: stream.controller, end: .eep)
+        }
+        packetStart = stream.controller
+        chunked = stream.controller
+    }
+
+    /// Adds bytes to those that can be read, cut where the buffer ends.
+    @_noLocks private mutating func addChunk(_ stream: SystemStream, upTo position: UInt64, end: PacketEnd) {
+        repeat {
+            let place = stream.place(chunked)
+            var slot = ReceiveSlot()
+            slot.offset = place
+            slot.length = min(Int(truncatingIfNeeded: position &- chunked), stream.byteCount &- place)
+            chunked &+= UInt64(slot.length)
+            if chunked == position { slot.end = end }
+            slots[self.place(filled)] = slot
+            available &+= slot.length
+            counters.arrivedBytes &+= UInt64(slot.length)
+            filled &+= 1
+        } while chunked < position
+    }
+
+    /// Lets the card deliver as many bytes more as were read.
+    @_noLocks mutating func repostStream() {
+        guard let context, !isHeld else { return }
+        var bytes = 0
+        while released != head, slots[place(released)].users == 0 {
+            bytes &+= slots[place(released)].length
+            released &+= 1
+        }
+        posted = released &+ UInt64(Self.slotCount)
+        if bytes > 0 { context.window.store32(UInt32(truncatingIfNeeded: bytes), SpaceWireLayout.slaveCredit) }
+    }
+}
