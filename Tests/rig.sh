@@ -1,11 +1,12 @@
 #!/bin/bash
-# cardfs on cards that nobody here wrote: Tests/rig.sh [--all] [--show] [BOOT…]
+# cardfs on cards that nobody here wrote: Tests/rig.sh [--all] [--show] [--only SCRIPT,…] [BOOT…]
 #
 # Boots Debian's cloud kernel in QEMU, on a machine with an Intel IOMMU, an `edu` card in a slot that can be unplugged and an
 # NVMe disk, and runs the scripts of Tests/guest there. The guest has the kernel's own VFIO, and the cardfs in it is built
 # from this tree. The processor is emulated (TCG): neither KVM nor root is needed.
 #
 #   --all    the long way round: every transfer size, a thousand mounts
+#   --only   these scripts of Tests/guest in each guest, rather than its own
 #   --show   shows what the guests say while they say it, one guest after the other
 #   BOOT     only these guests: exact (one processor, exact virtual time: waits cost nothing), cards (two processors), bare
 #            (no IOMMU)
@@ -21,17 +22,23 @@ mkdir -p "$WORK"
 
 all=0
 show=0
+only=""
 boots=""
-for argument in "$@"; do
-    case $argument in
+while [ $# -gt 0 ]; do
+    case $1 in
     --all) all=1 ;;
     --show) show=1 ;;
-    exact | cards | bare) boots="$boots $argument" ;;
+    --only)
+        only=${2:-}
+        shift
+        ;;
+    exact | cards | bare) boots="$boots $1" ;;
     *)
         sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
     esac
+    shift
 done
 boots=${boots:-exact cards bare}
 
@@ -147,7 +154,7 @@ boot() {
         -device pcie-root-port,id=slot1,chassis=1,slot=1 -device edu,id=edu0,bus=slot1 \
         -drive "if=none,id=disk,file=$place/disk,format=raw" -device nvme,serial=rig,drive=disk \
         -kernel "$KERNEL" -initrd "$WORK/initramfs.cpio" \
-        -append "console=ttyS0 quiet panic=-1 rig=$scripts $parameters" \
+        -append "console=ttyS0 quiet panic=-1 rig=${only:-$scripts} $parameters" \
         -serial stdio \
         -chardev "socket,id=port,path=$place/monitor,server=on,wait=off" -serial chardev:port \
         -chardev "socket,id=monitor,path=$place/monitor" -mon chardev=monitor,mode=readline \
@@ -157,8 +164,8 @@ boot() {
 
 guest() {
     case $1 in
-    exact) boot exact $((150 + 1500 * all)) simulated,edu intel_iommu=on -smp 1 -icount shift=1,sleep=off ;;
-    cards) boot cards $((150 + 300 * all)) simulated,edu intel_iommu=on -smp 2 ;;
+    exact) boot exact $((150 + 1500 * all)) simulated,edu,interrupts,sizes,lspci,cycles intel_iommu=on -smp 1 -icount shift=1,sleep=off ;;
+    cards) boot cards $((150 + 300 * all)) simulated,edu,removal intel_iommu=on -smp 2 ;;
     bare) boot bare 60 bare "" -smp 1 ;;
     esac
 }

@@ -43,7 +43,7 @@ private final class Ledger: @unchecked Sendable {  // guarded by `lock`; `owner`
     }
 }
 
-/// A simulated card with its driver started, and a file layer of the test's own in front: makes requests, and keeps how they
+/// A card with its driver started (a simulated one, or another), and a file layer of the test's own in front: makes requests, and keeps how they
 /// ended, in order. The driver's time is stepped; the card's is real.
 final class Station: @unchecked Sendable {  // what threads share is guarded by `lock`
     /// How a request ended.
@@ -71,17 +71,19 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
     init(
         receiverMemory: Int = 8 << 20,
         framing: Framing = .stream,
-        policy change: (inout TransferPolicy) -> Void = { _ in }
+        driver: any CardDriver.Type = SpaceWireDriver.self,
+        policy change: (inout TransferPolicy) -> Void = { _ in },
+        function other: ((Clock) -> any PCIFunction)? = nil
     ) throws {
         let bus = SimulatedBus(SimulatedBus.Configuration(receiverMemory: receiverMemory))
-        function = try bus.open(PCIAddress(bus: 1, device: 0, function: 0))
+        function = try other?(clock) ?? bus.open(PCIAddress(bus: 1, device: 0, function: 0))
         var policy = TransferPolicy()
         change(&policy)
         let ledger = Ledger()
         self.ledger = ledger
         device = try Device(
             function: function,
-            drivers: [SpaceWireDriver.self],
+            drivers: [driver],
             clock: clock,
             policy: policy,
             completionContext: Unmanaged.passUnretained(ledger).toOpaque()

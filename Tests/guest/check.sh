@@ -78,3 +78,10 @@ take() {
     if [ -e /sys/bus/pci/devices/$1/driver ]; then echo $1 > /sys/bus/pci/devices/$1/driver/unbind; fi
     echo $1 > /sys/bus/pci/drivers_probe
 }
+
+# give_back ADDRESS: the card goes back to the driver it had.
+give_back() {
+    echo > /sys/bus/pci/devices/$1/driver_override
+    echo $1 > /sys/bus/pci/devices/$1/driver/unbind
+    echo $1 > /sys/bus/pci/drivers_probe
+}

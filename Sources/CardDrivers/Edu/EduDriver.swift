@@ -44,7 +44,8 @@ public final class EduDriver: CardDriver {
                 ),
             ],
             window: 0..<(1 << 20),
-            protectedBARs: []
+            protectedBARs: [],
+            presence: EduLayout.identification
         )
     }
 
