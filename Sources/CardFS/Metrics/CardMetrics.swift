@@ -1,4 +1,5 @@
 import DriverCore
+import Glibc
 import PCIBus
 import Synchronization
 
@@ -29,6 +30,7 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
             ]
         )
     )
+    add("daemon_process_id", .gauge, "The process that serves the mount.", UInt64(getpid()))
     add("up", .gauge, "Whether the card is started and in D0.", state.pnp == .started && state.power == .d0 ? 1 : 0)
     if let dma = device.dma {
         for counter in dma.counters { add(counter.name, .counter, counter.help, counter.value) }
