@@ -27,6 +27,8 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         // Log messages of the set-up and error paths: standard error in the foreground, the system log otherwise.
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        // Latency percentiles of cardfs bench: High Dynamic Range histograms, whose error is bounded over all magnitudes.
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
     targets: [
         .systemLibrary(
@@ -75,6 +77,7 @@ let package = Package(
                 "CardFS", "CardDrivers", "DriverCore", "PCIBus", "SimulatedCard", "VFIOBus", "CFuse",
                 "CHardware", "CVFIO",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: swiftSettings

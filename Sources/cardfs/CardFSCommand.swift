@@ -20,7 +20,7 @@ struct CardFSCommand: ParsableCommand {
             `mount -t fuse.cardfs sim /mnt/card` and fstab work.
             """,
         version: "0.1.0",
-        subcommands: [Mount.self, Unmount.self, List.self, Doctor.self, Bind.self, Unbind.self]
+        subcommands: [Mount.self, Unmount.self, List.self, Doctor.self, Bind.self, Unbind.self, Bench.self]
     )
 
     static func main() {

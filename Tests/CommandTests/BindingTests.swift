@@ -1,6 +1,7 @@
 import CardFS
 import Glibc
 import PCIBus
+import TestSupport
 import Testing
 
 @testable import cardfs
@@ -159,6 +160,24 @@ import Testing
         fake.addCard(name, driver: "vfio-pci")
         fake.natural[name] = "vfio-pci"
         #expect(unbind()?.hint?.contains("ids=") ?? false)
+    }
+}
+
+/// `Examples/take-card.sh` where there is nothing to take; on a card it runs in the guests of `Tests/rig.sh`.
+@Suite(.enabled(if: cardfsExecutable != nil)) struct TakeCardTests {
+    private static let script =
+        #filePath.split(separator: "/", omittingEmptySubsequences: false).dropLast(3).joined(separator: "/")
+        + "/Examples/take-card.sh"
+
+    @Test(arguments: [
+        ("", "usage: take-card.sh"), ("ffff:fe:1f.7", "no PCI function at ffff:fe:1f.7"), ("sim", "no driver"),
+    ])
+    func `it says what is wrong, changes nothing and leaves nothing behind`(argument: String, words: String) async {
+        let result = await shell(
+            "T=$(mktemp -d); TMPDIR=$T \"$SCRIPT\" \(argument); S=$?; rmdir $T && exit $S",
+            environment: ["CARDFS": cardfsExecutable ?? "", "SCRIPT": Self.script]
+        )
+        #expect(result.status != 0 && result.errors.contains(words), "\(result.text)\(result.errors)")
     }
 }
 

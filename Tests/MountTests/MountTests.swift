@@ -67,11 +67,12 @@ extension MountedCard {
         )
     }
 
-    /// Runs a Python program whose assertions must hold.
+    /// Runs a Python program whose assertions must hold. Unless it `provokes` the verifier, that has found nothing.
     func check(
         _ program: String,
         timeout: Duration = .seconds(30),
         environment: [String: String] = [:],
+        provokes: Bool = false,
         sourceLocation: SourceLocation = #_sourceLocation
     ) async {
         let result = await python(program, timeout: timeout, environment: environment)
@@ -80,6 +81,7 @@ extension MountedCard {
             "\(result.timedOut ? "timed out; " : "")\(result.text)\(result.errors)\n\(log)",
             sourceLocation: sourceLocation
         )
+        if !provokes { #expect(!log.contains("verifier: "), "\(log)", sourceLocation: sourceLocation) }
     }
 
     /// Runs a script, all of whose commands must succeed, and answers what it wrote.

@@ -63,7 +63,8 @@ public final class MountedCard: Sendable {
         mkdir(path, 0o755)
         let log = open(directory + "/log", O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0o600)
         defer { close(log) }
-        let arguments = [executable, "mount", card, path, "-f"] + (options.map { ["-o", $0] } ?? [])
+        // The tests of the driver run with its verifier on.
+        let arguments = [executable, "mount", card, path, "-f", "-o", "verify"] + (options.map { ["-o", $0] } ?? [])
         pid = BoundedProcess.spawn(arguments, environment: environment, output: log, errors: log)
         do {
             try waitUntilReady()

@@ -37,6 +37,11 @@ CHW_INLINE void chw_pause(void) {
 /// Names the calling thread, as top and gdb show it; the kernel keeps 15 bytes. (pthread_setname_np is hidden from Swift.)
 void chw_name_thread(const char *_Nonnull name);
 
+/// The processors a thread may run on, a bit for each, as sched_getaffinity(2) and sched_setaffinity(2) tell and take them;
+/// thread 0 is the calling one. 0 or an errno. (Both are hidden from Swift.)
+int chw_get_processors(int thread, void *_Nonnull bits, size_t byte_count);
+int chw_set_processors(int thread, const void *_Nonnull bits, size_t byte_count);
+
 /// stat(2) that asks whoever serves the file rather than the kernel's memory of it: st_mode, or an errno. (statx is hidden
 /// from Swift.)
 int chw_type_now(const char *_Nonnull path, uint32_t *_Nonnull mode);

@@ -28,6 +28,7 @@ extension SpaceWireDriver {
 
     /// The deferred call of a bus error, which stands until the engines are reset.
     func errorDeferred() {
+        Verifier.report(.iommuFault, "\(device.function.address) met an address that is not mapped for it")
         recover(.busError, .ioDeviceError) { [signals] in
             signals.pointee.window.load32(SpaceWireLayout.status) & SpaceWireLayout.Status.busError != 0
         }

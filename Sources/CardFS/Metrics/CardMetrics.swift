@@ -1,4 +1,5 @@
 import DriverCore
+import Glibc
 import PCIBus
 import Synchronization
 
@@ -29,6 +30,7 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
             ]
         )
     )
+    add("daemon_process_id", .gauge, "The process that serves the mount.", UInt64(getpid()))
     add("up", .gauge, "Whether the card is started and in D0.", state.pnp == .started && state.power == .d0 ? 1 : 0)
     if let dma = device.dma {
         for counter in dma.counters { add(counter.name, .counter, counter.help, counter.value) }
@@ -41,6 +43,22 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
         device.interrupt.pointee.declinedCount
     )
     let counters = fileSystem.mount
+    if fileSystem.options.verify {
+        let findings = Verifier.shared.findings
+        metrics.append(
+            Metric(
+                "cardfs_verifier_findings_total",
+                .counter,
+                help: "Misuse of the driver model.",
+                samples: Misuse.allCases.filter { $0.ruledOut == nil }.map { misuse in
+                    Metric.Sample(
+                        .integer(findings.first { $0.misuse == misuse }?.count ?? 0),
+                        labels: card + [Metric.Label("misuse", misuse.rawValue), Metric.Label("code", misuse.codeText)]
+                    )
+                }
+            )
+        )
+    }
     add("opens_total", .counter, "Files opened.", counters.pointee.counters.opens.load(ordering: .relaxed))
     add(
         "register_reads_total",

@@ -28,6 +28,8 @@ public struct MountOptions: Hashable, Sendable {
     public var interrupts: InterruptKind?
     /// How long a reload waits for the card.
     public var reloadTimeoutNanoseconds: UInt64 = 60_000_000_000
+    /// Misuse of the driver model is looked for and told of.
+    public var verify = false
     /// BAR2 of the SpaceWire card may be written.
     public var allowBAR2Writes = false
     /// Registers that the driver owns may be written.
@@ -155,6 +157,7 @@ extension MountOptions {
             options.reloadTimeoutNanoseconds = try time(text)
         },
         flag("allow_bar2_writes", "BAR2 may be written") { $0.allowBAR2Writes = true },
+        flag("verify", "look for misuse of the driver model") { $0.verify = true },
         flag("expert", "registers the driver owns may be written") { $0.expert = true },
         value("receiver", "SIZE", "a simulated card's far receiver holds so much (64M)") {
             options,

@@ -95,6 +95,13 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         }
         hooks.stateChanged = { [weak self] in self?.stateChanged() }
         device.setHooks(hooks)
+        if options.verify {
+            Verifier.shared.start { [failures, logger] finding in
+                let sentence = "\(finding.misuse.codeText) \(finding.misuse.rawValue): \(finding.sentence)"
+                logger.error("verifier: \(sentence)")
+                failures.record(code: EIO, path: "verifier", pid: 0, sentence: sentence)
+            }
+        }
         link.fileSystem = self
     }
 
@@ -113,6 +120,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         device.close()
         // The hooks hold what holds the device.
         device.setHooks(Device.FileLayerHooks())
+        if options.verify { Verifier.shared.stop() }
         mount.pointee.fileSystem = nil
     }
 

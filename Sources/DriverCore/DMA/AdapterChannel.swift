@@ -75,7 +75,10 @@ extension DMAAdapter {
     ) -> Status {
         do throws(StatusError) { try LevelRule.allocateAdapterChannel.check() } catch { return error.status }
         guard count >= 0 else { return .invalidParameter }
-        guard count <= min(mapRegisters?.count ?? 0, mapRegisterCount) else { return .insufficientResources }
+        guard count <= min(mapRegisters?.count ?? 0, mapRegisterCount) else {
+            Verifier.note(.tooManyRegisters, "\(count) map registers are asked for of \(mapRegisterCount)")
+            return .insufficientResources
+        }
         let isQueued = channel.lock.locked {
             if channel.waiting.contains(where: { $0.requester == requester })
                 || (channel.isInControl && channel.owner == requester)
@@ -85,7 +88,10 @@ extension DMAAdapter {
             channel.waiting.append(.init(count: count, requester: requester, control: control))
             return true
         }
-        guard isQueued else { return .invalidDeviceState }
+        guard isQueued else {
+            Verifier.note(.secondChannel, "a second channel of \(function.address) is asked for by the same device")
+            return .invalidDeviceState
+        }
         serveChannel()
         return .success
     }
@@ -143,12 +149,17 @@ extension DMAAdapter {
         try LevelRule.freeAdapterChannel.check()
         let base: MapRegisterBase? = try channel.lock.locked { () throws(StatusError) in
             guard channel.owner != nil, !channel.isInControl else {
-                throw StatusError(.invalidDeviceState, "the channel of \(function.address) is freed but not held")
+                throw StatusError(
+                    .invalidDeviceState,
+                    "the channel of \(function.address) is freed but not held",
+                    misuse: .channelFreedTwice
+                )
             }
             guard channel.mappings[channel.keptBase?.serial ?? 0]?.isEmpty ?? true else {
                 throw StatusError(
                     .invalidDeviceState,
-                    "the channel of \(function.address) is freed before it was flushed"
+                    "the channel of \(function.address) is freed before it was flushed",
+                    misuse: .notFlushed
                 )
             }
             let base = channel.keptBase
@@ -169,7 +180,8 @@ extension DMAAdapter {
             guard channel.mappings[base.serial]?.isEmpty ?? true else {
                 throw StatusError(
                     .invalidDeviceState,
-                    "map registers \(base.first)… are freed before they were flushed"
+                    "map registers \(base.first)… are freed before they were flushed",
+                    misuse: .registersFreedWhileMapped
                 )
             }
             guard channel.keptBase != base else {
@@ -182,6 +194,9 @@ extension DMAAdapter {
     }
 
     func forgetMappings(_ base: MapRegisterBase?) {
-        channel.lock.locked { channel.mappings[base?.serial ?? 0] = nil }
+        let forgotten = channel.lock.locked { channel.mappings.removeValue(forKey: base?.serial ?? 0) }
+        if forgotten?.isEmpty == false {
+            Verifier.note(.notFlushed, "a channel of \(function.address) keeps nothing and has mapped something")
+        }
     }
 }

@@ -50,6 +50,7 @@ public final class DMAAdapter: @unchecked Sendable {
     let channel = AdapterChannelQueue()
     private var counts: [MemoryAllocator: MemoryStatistics] = [:]
     private var isAllocationOver = false
+    private var isPut = false
 
     struct Entry {
         var buffer: CommonBuffer
@@ -138,6 +139,13 @@ public final class DMAAdapter: @unchecked Sendable {
         boundary: UInt64 = 0
     ) throws(StatusError) -> CommonBuffer {
         guard byteCount > 0 else { throw StatusError(.invalidParameter, "a common buffer of no bytes") }
+        guard !isPut else {
+            throw StatusError(
+                .invalidDeviceState,
+                "the adapter of \(function.address) was put away",
+                misuse: .adapterGone
+            )
+        }
         do {
             guard !isAllocationOver || byteCount <= Page.size else {
                 throw StatusError(
@@ -237,7 +245,11 @@ public final class DMAAdapter: @unchecked Sendable {
         guard let index = buffers.firstIndex(where: { $0.buffer.logicalAddress == buffer.logicalAddress }),
             buffers[index].buffer.base == buffer.base, buffers[index].buffer.byteCount == buffer.byteCount
         else {
-            throw StatusError(.invalidParameter, "\(buffer.logicalAddress) is no common buffer of \(function.address)")
+            throw StatusError(
+                .invalidParameter,
+                "\(buffer.logicalAddress) is no common buffer of \(function.address)",
+                misuse: .commonBufferFreedTwice
+            )
         }
         let entry = buffers.remove(at: index)
         // A failure here would mean that the bus lost a mapping it made; the address is then never used again.
@@ -253,6 +265,13 @@ public final class DMAAdapter: @unchecked Sendable {
     /// scatter/gather list is out.
     public func put() throws(StatusError) {
         try LevelRule.putDMAAdapter.check()
+        guard !isPut else {
+            throw StatusError(
+                .invalidDeviceState,
+                "the adapter of \(function.address) is put away twice",
+                misuse: .adapterPutTwice
+            )
+        }
         let held =
             mapRegisters.map { registers in
                 registers.heldCount > 0 ? "map registers" : nil
@@ -262,12 +281,21 @@ public final class DMAAdapter: @unchecked Sendable {
             ? "the channel"
             : channel.listCount > 0 ? "a scatter/gather list" : held ?? (isOnlyRegisters ? nil : "a common buffer")
         if let outstanding {
+            let misuse: Misuse =
+                switch outstanding {
+                case "the channel": .adapterPutWithChannel
+                case "map registers": .adapterPutWithRegisters
+                case "a common buffer": .adapterPutWithCommonBuffers
+                default: .adapterPutWithLists
+                }
             throw StatusError(
                 .invalidDeviceState,
-                "the adapter of \(function.address) is put away while \(outstanding) is out"
+                "the adapter of \(function.address) is put away while \(outstanding) is out",
+                misuse: misuse
             )
         }
         releaseAll()
+        isPut = true
     }
 
     /// Whether no buffer is left but the one behind the map registers.

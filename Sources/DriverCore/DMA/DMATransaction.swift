@@ -181,7 +181,11 @@ public final class DMATransaction: @unchecked Sendable {  // guarded by `lock`
         try LevelRule.transaction.check()
         try lock.locked { () throws(StatusError) in
             guard phase == .initialized else {
-                throw StatusError(.invalidDeviceRequest, "a transaction that is \(phase) is executed")
+                throw StatusError(
+                    .invalidDeviceRequest,
+                    "a transaction that is \(phase) is executed",
+                    misuse: .transactionState
+                )
             }
             // Before the card is programmed: the routine may see the end of everything before this returns.
             phase = .transfer
@@ -337,6 +341,6 @@ public final class DMATransaction: @unchecked Sendable {  // guarded by `lock`
     }
 
     private func wrong(_ what: String) -> StatusError {
-        StatusError(.invalidDeviceState, "a transaction that is \(phase) cannot be \(what)")
+        StatusError(.invalidDeviceState, "a transaction that is \(phase) cannot be \(what)", misuse: .transactionState)
     }
 }

@@ -64,7 +64,11 @@ public final class MapRegisterFile: @unchecked Sendable {  // guarded by `lock`
     public func free(_ base: MapRegisterBase) throws(StatusError) {
         try lock.locked { () throws(StatusError) in
             guard held[base.serial] == base else {
-                throw StatusError(.invalidParameter, "map registers \(base.first)… are not out, or were freed already")
+                throw StatusError(
+                    .invalidParameter,
+                    "map registers \(base.first)… are not out, or were freed already",
+                    misuse: .registersFreedTwice
+                )
             }
             held[base.serial] = nil
             for index in base.first..<base.first + base.count { isTaken[index] = false }

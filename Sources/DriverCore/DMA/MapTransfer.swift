@@ -65,15 +65,23 @@ extension DMAAdapter {
         direction: TransferPlan.Direction
     ) throws(StatusError) -> LogicalAddress {
         try LevelRule.mapTransfer.check()
-        guard length > 0 else { throw StatusError(.invalidParameter, "a transfer of no bytes") }
+        guard length > 0 else { throw StatusError(.invalidParameter, "a transfer of no bytes", misuse: .zeroLength) }
         guard mdl.contains(address, byteCount: length) else {
-            throw StatusError(.invalidParameter, "\(length) bytes at \(address) do not lie in the MDL")
+            throw StatusError(
+                .invalidParameter,
+                "\(length) bytes at \(address) do not lie in the MDL",
+                misuse: mdl.contains(address, byteCount: 1) ? .rangePastMDL : .addressNotInMDL
+            )
         }
         guard mdl.isResident else {
-            throw StatusError(.invalidDeviceState, "the pages of the MDL are not locked")
+            throw StatusError(.invalidDeviceState, "the pages of the MDL are not locked", misuse: .notLocked)
         }
         guard address.value % UInt(description.alignment) == 0 else {
-            throw StatusError(.invalidParameter, "\(address) is no multiple of \(description.alignment)")
+            throw StatusError(
+                .invalidParameter,
+                "\(address) is no multiple of \(description.alignment)",
+                misuse: .notAligned
+            )
         }
         if let base, mapRegisters?.isHeld(base) != true {
             throw StatusError(.invalidParameter, "map registers \(base.first)… are not out")
@@ -100,11 +108,13 @@ extension DMAAdapter {
         guard count > 0, count <= room else {
             throw StatusError(
                 .insufficientResources,
-                "\(wanted) bytes at \(address) need more than the \(base.count - used) map registers left"
+                "\(wanted) bytes at \(address) need more than the \(base.count - used) map registers left",
+                misuse: .outOfRegisters
             )
         }
         let span = Page.span(of: UInt(offset), byteCount: count)
         let bounce = registers.memory(base) + used * Page.size + offset
+        if Verifier.isChecking { BounceGuard.lay(registers.memory(base) + used * Page.size, span, offset, count) }
         note(
             key,
             .init(
@@ -131,7 +141,11 @@ extension DMAAdapter {
             }
         }
         if isMapped {
-            throw StatusError(.invalidDeviceState, "\(address) is mapped already, and was not flushed")
+            throw StatusError(
+                .invalidDeviceState,
+                "\(address) is mapped already, and was not flushed",
+                misuse: .alreadyMapped
+            )
         }
     }
 
@@ -152,7 +166,7 @@ extension DMAAdapter {
         transferred: Int? = nil
     ) throws(StatusError) {
         try LevelRule.flushAdapterBuffers.check()
-        guard length > 0 else { throw StatusError(.invalidParameter, "a flush of no bytes") }
+        guard length > 0 else { throw StatusError(.invalidParameter, "a flush of no bytes", misuse: .zeroLength) }
         let key = base?.serial ?? 0
         let end = address.value &+ UInt(length)
         let flushed: [AdapterChannelQueue.Mapping] = channel.lock.locked {
@@ -164,9 +178,25 @@ extension DMAAdapter {
             return all.filter(isInside)
         }
         guard !flushed.isEmpty else {
-            throw StatusError(.invalidParameter, "\(length) bytes at \(address) are flushed but not mapped")
+            let isPastEnd = base.map { Page.span(of: address.value, byteCount: length) > $0.count } ?? false
+            throw StatusError(
+                .invalidParameter,
+                "\(length) bytes at \(address) are flushed but not mapped",
+                misuse: isPastEnd
+                    ? .flushPastRegisters : base == nil ? .flushOfUnmappedBuffer : .flushOfUnmappedRegisters
+            )
         }
         chw_dma_read_barrier()
+        if Verifier.isChecking, let base, let registers = mapRegisters {
+            for mapping in flushed where mapping.bounce != nil {
+                BounceGuard.check(
+                    registers.memory(base) + mapping.registers.lowerBound * Page.size,
+                    mapping.registers.count,
+                    Int(mapping.address.value % UInt(Page.size)),
+                    mapping.byteCount
+                )
+            }
+        }
         let limit = address.value &+ UInt(max(0, min(transferred ?? length, length)))
         for mapping in flushed {
             guard case .fromDevice = mapping.direction, let bounce = mapping.bounce,

@@ -47,7 +47,11 @@ public final class MappedScatterGatherList: @unchecked Sendable {  // `isPut` is
         _ fill: (ScatterGatherElement, UnsafeMutableRawPointer, Bool) -> Void
     ) throws(StatusError) {
         guard stride > 0, elements.count <= table.byteCount / stride else {
-            throw StatusError(.bufferTooSmall, "\(elements.count) elements do not fit into \(table.byteCount) bytes")
+            throw StatusError(
+                .bufferTooSmall,
+                "\(elements.count) elements do not fit into \(table.byteCount) bytes",
+                misuse: .bufferTooSmall
+            )
         }
         for (index, element) in elements.enumerated() {
             fill(element, table.base + index * stride, index == elements.count - 1)
@@ -123,8 +127,18 @@ extension DMAAdapter {
         do throws(StatusError) { try LevelRule.getScatterGatherList.check() } catch { return error.status }
         guard let parts = parts(mdl, from: offset, byteCount: byteCount),
             parts.allSatisfy({ $0.address.value % UInt(description.alignment) == 0 })
-        else { return .invalidParameter }
-        guard parts.allSatisfy(\.mdl.isResident) else { return .invalidDeviceState }
+        else {
+            let isInside = self.parts(mdl, from: offset, byteCount: byteCount) != nil
+            Verifier.note(
+                byteCount == 0 ? .zeroLength : isInside ? .notAligned : .rangePastMDL,
+                "\(byteCount) bytes at \(offset) of an MDL cannot be a scatter/gather list"
+            )
+            return .invalidParameter
+        }
+        guard parts.allSatisfy(\.mdl.isResident) else {
+            Verifier.note(.notLocked, "a scatter/gather list of pages that are not locked")
+            return .invalidDeviceState
+        }
         let needed = mapRegistersNeeded(mdl, from: offset, byteCount: byteCount)
         guard needed > 0 else {
             channel.lock.locked { channel.lists += 1 }
@@ -132,6 +146,7 @@ extension DMAAdapter {
             return .success
         }
         guard let registers = mapRegisters, needed <= min(registers.count, mapRegisterCount) else {
+            Verifier.note(.tooManyRegistersForList, "a scatter/gather list needs \(needed) map registers")
             return .insufficientResources
         }
         channel.lock.locked { channel.lists += 1 }
@@ -225,10 +240,18 @@ extension DMAAdapter {
         try LevelRule.putScatterGatherList.check()
         let flushed: [AdapterChannelQueue.Mapping] = try channel.lock.locked { () throws(StatusError) in
             guard !list.isPut else {
-                throw StatusError(.invalidParameter, "this scatter/gather list was put back already")
+                throw StatusError(
+                    .invalidParameter,
+                    "this scatter/gather list was put back already",
+                    misuse: .listFreedTwice
+                )
             }
             guard list.base.map({ mapRegisters?.isHeld($0) == true }) ?? true else {
-                throw StatusError(.invalidParameter, "this scatter/gather list is another adapter's")
+                throw StatusError(
+                    .invalidParameter,
+                    "this scatter/gather list is another adapter's",
+                    misuse: .wrongHandle
+                )
             }
             list.isPut = true
             channel.lists -= 1

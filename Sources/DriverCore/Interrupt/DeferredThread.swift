@@ -104,6 +104,15 @@ public struct DeferredThread: ~Copyable {
         lock.unlock()
     }
 
+    /// Makes a deferred call at its level.
+    static func perform(_ routine: chw_routine, _ context: UnsafeMutableRawPointer) {
+        let before = ExecutionLevel.dispatch.enter()
+        routine(context)
+        let level = ExecutionLevel.current
+        ExecutionLevel.leave(to: before)
+        if level != .dispatch { Verifier.note(.levelNotRestored, "a deferred call returned at \(level.name)") }
+    }
+
     private func run() {
         lock.lock()
         while !state.pointee.isEnding {
@@ -120,7 +129,7 @@ public struct DeferredThread: ~Copyable {
                     let routine = calls[index].routine
                     let context = calls[index].context
                     lock.unlock()
-                    routine(context)
+                    Self.perform(routine, context)
                     lock.lock()
                     ran = true
                 }

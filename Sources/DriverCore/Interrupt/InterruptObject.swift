@@ -36,7 +36,10 @@ public struct InterruptObject: ~Copyable {
     /// Called by the bus.
     @_noLocks fileprivate func serve(_ vector: UInt32) -> Bool {
         guard let routine, let context else { return false }
-        guard chw_serve(routine, context, vector) else {
+        let level = ExecutionLevel.device.enter()
+        let isMine = chw_serve(routine, context, vector)
+        ExecutionLevel.leave(to: level)
+        guard isMine else {
             declined.wrappingAdd(1, ordering: .relaxed)
             return false
         }

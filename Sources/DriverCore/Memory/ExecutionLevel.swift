@@ -74,7 +74,11 @@ public struct LevelRule: Sendable {
         let allowed =
             levels.lowerBound == levels.upperBound
             ? levels.lowerBound.name : "at most \(levels.upperBound.name)"
-        throw StatusError(.invalidDeviceState, "\(routine) was called at \(current.name); it is for \(allowed)")
+        throw StatusError(
+            .invalidDeviceState,
+            "\(routine) was called at \(current.name); it is for \(allowed)",
+            misuse: levels == .dispatch ... .dispatch ? .levelNotDispatch : .levelTooHigh
+        )
     }
 }
 

@@ -28,6 +28,12 @@ public struct IORequest: ~Copyable {
         record.pointee.status = status
         record.pointee.information = status.isSuccess ? information : 0
         record.pointee.cause = cause
+        if record.pointee.isLinked || record.pointee.information > record.pointee.length {
+            chw_complete(pool.pointee.objection, pool.pointee.completionContext, record)
+            // The caller would be told of bytes that are not there.
+            record.pointee.status = .internalError
+            record.pointee.information = 0
+        }
         chw_complete(pool.pointee.completion, pool.pointee.completionContext, record)
     }
 
@@ -39,7 +45,7 @@ public struct IORequest: ~Copyable {
     }
 
     deinit {
-        pool.pointee.countDropped()
+        pool.pointee.countDropped(record)
         record.pointee.status = .unsuccessful
         record.pointee.information = 0
         record.pointee.cause = .dropped

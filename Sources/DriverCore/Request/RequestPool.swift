@@ -13,6 +13,8 @@ public struct RequestPool: ~Copyable {
     let completion: chw_completion
     /// The context of ``completion``.
     let completionContext: UnsafeMutableRawPointer
+    /// Called for a completion that cannot be right.
+    let objection: chw_completion = { _, request in objectToCompletion(request) }
 
     /// What became of a cancel.
     public enum CancelOutcome: Sendable {
@@ -116,7 +118,11 @@ public struct RequestPool: ~Copyable {
     /// Records in use now.
     public var inUse: Int { capacity - free.count }
 
-    @_noLocks func countDropped() { dropped.wrappingAdd(1, ordering: .relaxed) }
+    @_noLocks func countDropped(_ record: UnsafeMutablePointer<RequestRecord>) {
+        dropped.wrappingAdd(1, ordering: .relaxed)
+        record.pointee.cause = .dropped
+        chw_complete(objection, completionContext, record)
+    }
 }
 
 extension RequestPool {
@@ -127,5 +133,22 @@ extension RequestPool {
             guard case .claimed = cancel(record.pointee.cookie()) else { return nil }
             return record
         }
+    }
+}
+
+/// A request that is completed although it is in a queue, with more bytes than were asked for, or that was dropped.
+private func objectToCompletion(_ request: UnsafeMutableRawPointer) {
+    let record = request.assumingMemoryBound(to: RequestRecord.self)
+    let kind = record.pointee.kind
+    if record.pointee.isLinked {
+        Verifier.note(.completedWhileQueued, "a \(kind) was completed that a queue still holds")
+    } else if record.pointee.cause == .dropped {
+        Verifier.note(.requestDropped, "a \(kind) was dropped without an answer")
+    } else {
+        let length = record.pointee.length
+        Verifier.note(
+            .informationTooLarge,
+            "a \(kind) of \(length) bytes was completed with \(record.pointee.information)"
+        )
     }
 }
