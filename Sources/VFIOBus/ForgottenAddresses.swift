@@ -12,7 +12,9 @@ extension SysfsFunction {
         let descriptor = kernel.open(directory + "/config")
         guard descriptor >= 0 else { return }
         defer { kernel.close(descriptor) }
-        guard let identity = word(descriptor, ConfigurationSpace.vendorID), identity != 0, identity != .max else { return }
+        guard let identity = word(descriptor, ConfigurationSpace.vendorID), identity != 0, identity != .max else {
+            return
+        }
         for (index, resource) in resources.enumerated() where resource.byteCount > 0 {
             let offset = ConfigurationSpace.baseAddress0 + 4 * index
             guard let low = word(descriptor, offset) else { return }
