@@ -23,6 +23,9 @@ need pciutils 'command -v lspci'
 need python3 'python3 -c "import ctypes, mmap"'
 need procps 'command -v pgrep'
 need diffutils 'command -v cmp'
+need valgrind 'command -v valgrind'
+need gcc 'command -v cc'
+need binutils 'command -v strip'
 if [ -n "$missing" ]; then
     SUDO=""
     if [ "$(id -u)" != 0 ]; then SUDO="sudo"; fi
@@ -98,6 +101,7 @@ for sanitizer in thread address; do
 done
 if step "build release" 600 swift build -c release; then
     export CARDFS=$ROOT/.build/release/cardfs
+    step "instructions of requests" 240 Tests/instructions.sh "$CARDFS"
     step "Examples quickstart" 240 Examples/quickstart.sh 64
     step "Examples registers" 60 Examples/registers.sh
     step "Examples throughput" 120 Examples/throughput.sh 256
