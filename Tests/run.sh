@@ -2,8 +2,8 @@
 # Everything that is tested, with one command: Tests/run.sh
 #
 # Installs what is missing (apt-get, with sudo when you are not root), builds, runs the tests of all kinds, those without
-# mounts again under ThreadSanitizer and AddressSanitizer, the examples, and cardfs in the guests of Tests/rig.sh. Every step has a time limit; a step that fails
-# does not stop the others, and fails the run. The logs of the steps are in .build/logs.
+# mounts again under ThreadSanitizer and AddressSanitizer, the examples, and cardfs in the guests of Tests/rig.sh. Every step
+# has a time limit; a step that fails does not stop the others, and fails the run. The logs of the steps are in .build/logs.
 set -u
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
@@ -23,6 +23,9 @@ need pciutils 'command -v lspci'
 need python3 'python3 -c "import ctypes, mmap"'
 need procps 'command -v pgrep'
 need diffutils 'command -v cmp'
+need valgrind 'command -v valgrind'
+need gcc 'command -v cc'
+need binutils 'command -v strip'
 if [ -n "$missing" ]; then
     SUDO=""
     if [ "$(id -u)" != 0 ]; then SUDO="sudo"; fi
@@ -98,13 +101,14 @@ for sanitizer in thread address; do
 done
 if step "build release" 600 swift build -c release; then
     export CARDFS=$ROOT/.build/release/cardfs
+    step "instructions of requests" 240 Tests/instructions.sh "$CARDFS"
     step "Examples quickstart" 240 Examples/quickstart.sh 64
     step "Examples registers" 60 Examples/registers.sh
     step "Examples throughput" 120 Examples/throughput.sh 256
     cat "$LOGS/Examples-throughput.log"
 fi
 # cardfs in guests with VFIO, an IOMMU and cards of QEMU; it builds cardfs once more, without shared libraries.
-step "real cards in the rig" 780 Tests/rig.sh
+step "real cards in the rig" 900 Tests/rig.sh
 sweep
 
 echo

@@ -112,7 +112,7 @@ extension VFIOFunction {
             }
             return BusError(
                 code,
-                "\(what): at least \(needed) bytes must be locked and this process may lock \(limit): ulimit -l \((needed + 1023) / 1024), "
+                "\(what): at least \(needed) bytes must be locked and the memlock limit of this process is \(limit): ulimit -l \((needed + 1023) / 1024), "
                     + "in a systemd unit LimitMEMLOCK=\(needed)"
             )
         default: return BusError(code, "\(what): \(meaning(code))")

@@ -1,6 +1,7 @@
 import CardFS
 import Glibc
 import PCIBus
+import TestSupport
 import Testing
 
 @testable import cardfs
@@ -162,6 +163,24 @@ import Testing
     }
 }
 
+/// `Examples/take-card.sh` where there is nothing to take; on a card it runs in the guests of `Tests/rig.sh`.
+@Suite(.enabled(if: cardfsExecutable != nil)) struct TakeCardTests {
+    private static let script =
+        #filePath.split(separator: "/", omittingEmptySubsequences: false).dropLast(3).joined(separator: "/")
+        + "/Examples/take-card.sh"
+
+    @Test(arguments: [
+        ("", "usage: take-card.sh"), ("ffff:fe:1f.7", "no PCI function at ffff:fe:1f.7"), ("sim", "no driver"),
+    ])
+    func `it says what is wrong, changes nothing and leaves nothing behind`(argument: String, words: String) async {
+        let result = await shell(
+            "T=$(mktemp -d); TMPDIR=$T \"$SCRIPT\" \(argument); S=$?; rmdir $T && exit $S",
+            environment: ["CARDFS": cardfsExecutable ?? "", "SCRIPT": Self.script]
+        )
+        #expect(result.status != 0 && result.errors.contains(words), "\(result.text)\(result.errors)")
+    }
+}
+
 @Suite struct DiagnosisTests {
     private let fake = FakeMachine()
     private let name = "0000:03:00.0"
@@ -215,7 +234,7 @@ import Testing
             $0.file("/proc/cpuinfo", "vendor_id : AuthenticAMD\n")
         },
         Case("VFIO without an IOMMU", "IOMMU", "intel_iommu=on") {
-            rmdir($0.root + "/sys/kernel/iommu_groups/7")
+            $0.file("/sys/kernel/iommu_groups/7/name", "vfio-noiommu\n")
             $0.file("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y\n")
         },
         Case("no vfio-pci", "vfio-pci", "modprobe vfio-pci") { rmdir($0.root + "/sys/bus/pci/drivers/vfio-pci") },

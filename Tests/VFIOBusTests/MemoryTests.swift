@@ -78,7 +78,9 @@ import Testing
         let error = try map(65_536, 0x100000)
         #expect(error?.code == ENOMEM)
         let sentence = error?.sentence ?? ""
-        #expect(sentence.contains("at least 131072 bytes must be locked and this process may lock 100000"))
+        #expect(
+            sentence.contains("at least 131072 bytes must be locked and the memlock limit of this process is 100000")
+        )
         #expect(sentence.contains("ulimit -l 128") && sentence.contains("LimitMEMLOCK=131072"))
         try function.unmapDMA(at: LogicalAddress(0x10000), byteCount: 65_536)
         #expect(try map(65_536, 0x100000) == nil)

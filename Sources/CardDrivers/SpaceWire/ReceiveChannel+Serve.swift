@@ -154,6 +154,7 @@ extension ReceiveChannel {
         _ total: Int,
         _ end: PacketEnd
     ) {
+        RequestRecord.note(record, .handled)
         if framing == .packet { lastEnd = end }
         let isBuffered = record.pointee.storage != .none
         counters.readBytes &+= UInt64(total)

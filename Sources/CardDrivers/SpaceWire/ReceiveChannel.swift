@@ -109,6 +109,7 @@ extension ReceiveChannel {
         record.pointee.waitingSince = context?.clock.now() ?? 0
         counters.requests &+= 1
         reap()
+        RequestRecord.note(record, .queued, UInt64(readers.waitingCount))
         if let refusal {
             decided.add(record, refusal.status, cause: refusal.cause)
             return
@@ -119,7 +120,7 @@ extension ReceiveChannel {
         }
         if record.pointee.flags.contains(.nonblocking) {
             decided.add(record, .deviceBusy, cause: .wouldBlock)
-        } else if case .cancelled = readers.submit(record) {
+        } else if case .cancelled = readers.submit(record, isNoted: true) {
             finishPartly(record, .cancelled, .interrupted)
         }
         settle()

@@ -88,6 +88,8 @@ extension CardFileSystem {
             case .interruptLog:
                 handle.cursor = device.interrupt.pointee.log.end
                 open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH)
+            case .trace:
+                open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH)
             case .state:
                 handle.cursor = poll.stateChanges
                 open |= UInt32(FOPEN_NOFLUSH)

@@ -8,6 +8,7 @@ final class PollTable: @unchecked Sendable {  // guarded by `lock`
     private enum Watch {
         case stream(UInt32)
         case interrupts
+        case trace
         case state
     }
 
@@ -31,6 +32,9 @@ final class PollTable: @unchecked Sendable {  // guarded by `lock`
     /// Watches for interrupts.
     func watchInterrupts(_ number: UInt64, _ handle: OpaquePointer) { set(number, .interrupts, handle) }
 
+    /// Watches for steps of traced requests.
+    func watchTrace(_ number: UInt64, _ handle: OpaquePointer) { set(number, .trace, handle) }
+
     /// Watches for a change of state.
     func watchState(_ number: UInt64, _ handle: OpaquePointer) { set(number, .state, handle) }
 
@@ -43,11 +47,12 @@ final class PollTable: @unchecked Sendable {  // guarded by `lock`
     private func count(_ watch: Watch, _ on: Bool) {
         switch watch {
         case .interrupts: return device.watchInterrupts(on)
+        case .trace: return device.trace.pointee.watch(on)
         default: device.watchPresence(on)
         }
         switch watch {
         case .stream(let direction): device.dma?.watchReadiness(direction, on)
-        case .interrupts, .state: break
+        case .interrupts, .trace, .state: break
         }
     }
 
@@ -68,6 +73,9 @@ final class PollTable: @unchecked Sendable {  // guarded by `lock`
 
     /// Tells those who wait for interrupts.
     func notifyInterrupts() { notify { if case .interrupts = $0 { true } else { false } } }
+
+    /// Tells those who wait for steps of traced requests, or for the end.
+    func notifyTrace() { notify { if case .trace = $0 { true } else { false } } }
 
     /// Tells those who wait for a change of state.
     func notifyState() {

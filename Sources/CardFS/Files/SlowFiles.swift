@@ -13,6 +13,7 @@ extension CardFileSystem {
         case .text, .state: readText(request, id, number, size, offset)
         case .configuration: readConfiguration(request, id, size, offset)
         case .interruptLog: interruptReaders.read(self, request, number, size)
+        case .trace: traceReaders.read(self, request, number, size)
         case .transmit: fail(request, id, EACCES, "dma/tx is only written; what the card sends is read from dma/rx")
         default: fail(request, id, EISDIR, "this is a directory")
         }
@@ -99,7 +100,7 @@ extension CardFileSystem {
         let handle = mount.pointee.handles.pointee[number]
         switch handle.pointee.kind {
         case .configuration: writeConfiguration(request, id, bytes, offset)
-        case .text, .state: writeText(request, id, bytes)
+        case .text, .state, .trace: writeText(request, id, bytes)
         case .receive: fail(request, id, EACCES, "dma/rx is only read; what is to be sent is written to dma/tx")
         default: fail(request, id, EACCES, "this file is only read")
         }
@@ -182,6 +183,11 @@ extension CardFileSystem {
                 }
                 guard let entry = mount.pointee.entry else { return 0 }
                 return chw_entry_readiness(entry, handle.pointee.kind == .transmit ? 0 : 1)
+            case .trace:
+                let isReady =
+                    handle.pointee.textLength > 0 || handle.pointee.cursor < device.trace.pointee.bounds.upperBound
+                    || traceReaders.isAtEnd(self)
+                return isReady ? always : 0
             case .state:
                 return handle.pointee.cursor < poll.stateChanges ? UInt32(POLLIN | POLLRDNORM | POLLPRI) : 0
             default:
@@ -198,6 +204,7 @@ extension CardFileSystem {
         case .transmit: poll.watchStream(number, 0, pollHandle)
         case .receive: poll.watchStream(number, 1, pollHandle)
         case .interruptLog: poll.watchInterrupts(number, pollHandle)
+        case .trace: poll.watchTrace(number, pollHandle)
         case .state: poll.watchState(number, pollHandle)
         default: fuse_pollhandle_destroy(pollHandle)
         }

@@ -21,7 +21,8 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     let poll: PollTable
     /// Where system buffers of control requests come from.
     let systemMemory = SystemMemory()
-    let interruptReaders = InterruptReaders()
+    let interruptReaders = LineReaders(InterruptLines(), index: 0)
+    let traceReaders = LineReaders(TraceLines(), index: 1)
     let commands = Commands()
     private let serial = Atomic<UInt64>(1)
     private let seenRemovals = Atomic<UInt64>(0)
@@ -95,6 +96,11 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
             self.interruptReaders.serve(self)
             self.poll.notifyInterrupts()
         }
+        hooks.traced = { [weak self] in
+            guard let self else { return }
+            self.traceReaders.serve(self)
+            self.poll.notifyTrace()
+        }
         hooks.stateChanged = { [weak self] in self?.stateChanged() }
         device.setHooks(hooks)
         if options.verify {
@@ -132,6 +138,13 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         mount.deallocate()
     }
 
+    /// Switches the trace on or off; readers who have seen everything are at the end of the file then.
+    func setTrace(_ on: Bool) {
+        device.trace.pointee.isOn.store(on, ordering: .releasing)
+        traceReaders.serve(self)
+        poll.notifyTrace()
+    }
+
     /// Plug and Play or power state is another now.
     private func stateChanged() {
         poll.notifyState()
@@ -148,6 +161,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     func endWaiting() {
         commands.cancelAll()
         interruptReaders.endAll(ENODEV)
+        traceReaders.endAll(ENODEV)
         poll.destroyAll()
         guard let entry = mount.pointee.entry else { return }
         for record in device.pool.pointee.claimWaiting() {

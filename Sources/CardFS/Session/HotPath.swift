@@ -206,6 +206,10 @@ import Synchronization
     _ record: UnsafeMutablePointer<RequestRecord>
 ) {
     record.pointee.replyContext = UnsafeMutableRawPointer(request)
+    if mount.pointee.trace.pointee.isOn.load(ordering: .relaxed) {
+        let caller = fuse_req_ctx(request)
+        mount.pointee.trace.pointee.begin(mount.pointee.trace, record, process: caller?.pointee.pid ?? 0)
+    }
     guard let entry = mount.pointee.entry else {
         IORequest(taking: record, of: mount.pointee.pool).complete(.deviceNotReady, cause: .notInD0)
         return
@@ -215,6 +219,7 @@ import Synchronization
         let cookie = UnsafeMutableRawPointer(bitPattern: UInt(record.pointee.cookie()))
         cfuse_on_interrupt(request, cancelRequest, cookie)
     }
+    RequestRecord.note(record, .dispatched)
     chw_entry_submit(entry, record)
 }
 

@@ -9,6 +9,8 @@ struct MountState: ~Copyable {
     let pool: UnsafeMutablePointer<RequestPool>
     let arena: UnsafeMutablePointer<PayloadArena>
     let registers: UnsafeMutablePointer<RegisterSpace>
+    /// The steps of requests that are followed.
+    let trace: UnsafeMutablePointer<RequestTrace>
     /// How often the card was removed.
     let removals: UnsafeMutablePointer<Atomic<UInt64>>
     let handles: UnsafeMutablePointer<HandleTable>
@@ -36,6 +38,7 @@ struct MountState: ~Copyable {
         pool = device.pool
         arena = device.arena
         registers = device.registers
+        trace = device.trace
         removals = device.removals
         if let points = device.entryPoints {
             let table = UnsafeMutablePointer<chw_entry_points>.allocate(capacity: 1)

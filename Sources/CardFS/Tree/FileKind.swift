@@ -20,6 +20,8 @@ enum FileKind {
     case text
     /// `interrupts/log`.
     case interruptLog
+    /// `trace`: lines as `interrupts/log` has them; takes `on` and `off`.
+    case trace
     /// `state`: text whose changes can be polled for.
     case state
 }

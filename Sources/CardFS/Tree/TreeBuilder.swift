@@ -315,6 +315,20 @@ struct TreeBuilder {
         )
         tree.add(
             Node(
+                name: "trace",
+                parent: 1,
+                kind: .trace,
+                mode: mode(0o660),
+                write: { line throws(FileError) in
+                    guard line == "on" || line == "off" else {
+                        throw FileError(EINVAL, "\"\(line)\" is neither on nor off")
+                    }
+                    link.fileSystem?.setTrace(line == "on")
+                }
+            )
+        )
+        tree.add(
+            Node(
                 name: "metrics.prom",
                 parent: 1,
                 kind: .text,

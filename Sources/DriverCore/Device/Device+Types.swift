@@ -8,6 +8,8 @@ extension Device {
         public var readinessChanged: @Sendable (UInt32) -> Void = { _ in }
         /// An interrupt was logged while somebody watched.
         public var interrupted: @Sendable () -> Void = {}
+        /// A step of a request was traced while somebody watched.
+        public var traced: @Sendable () -> Void = {}
         /// ``Device/stateText`` has changed.
         public var stateChanged: @Sendable () -> Void = {}
 

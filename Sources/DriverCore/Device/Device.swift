@@ -33,6 +33,8 @@ public final class Device: @unchecked Sendable {
     public let registers: UnsafeMutablePointer<RegisterSpace>
     /// Deferred calls and timers.
     public let deferred: UnsafeMutablePointer<DeferredThread>
+    /// The steps of requests that are followed.
+    public let trace: UnsafeMutablePointer<RequestTrace>
     /// Vectors and their log.
     public let interrupt: UnsafeMutablePointer<InterruptObject>
     /// Open files of the DMA streams.
@@ -135,6 +137,8 @@ public final class Device: @unchecked Sendable {
         )
         deferred = .allocate(capacity: 1)
         deferred.initialize(to: DeferredThread(clock: clock))
+        trace = .allocate(capacity: 1)
+        trace.initialize(to: RequestTrace(deferred: deferred))
         removals = .allocate(capacity: 1)
         removals.initialize(to: Atomic(0))
         interrupt = .allocate(capacity: 1)
@@ -152,6 +156,11 @@ public final class Device: @unchecked Sendable {
             context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee?.takeUnretainedValue().tellInterrupted()
         }
         interrupt.pointee.setLogCall(logCall)
+        let traceCall = deferred.pointee.register(context: selfContext) { context in
+            context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee?.takeUnretainedValue().currentHooks
+                .traced()
+        }
+        trace.pointee.setCall(traceCall)
         presenceCall = deferred.pointee.register(context: selfContext) { context in
             context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee?.takeUnretainedValue().lookForCard()
         }
@@ -173,7 +182,7 @@ public final class Device: @unchecked Sendable {
     /// Sets the hooks of the file layer.
     public func setHooks(_ hooks: FileLayerHooks) { stateLock.locked { self.hooks = hooks } }
 
-    private var currentHooks: FileLayerHooks { stateLock.locked { hooks } }
+    fileprivate var currentHooks: FileLayerHooks { stateLock.locked { hooks } }
 
     private func tellInterrupted() { currentHooks.interrupted() }
 
@@ -197,6 +206,8 @@ public final class Device: @unchecked Sendable {
         close()
         registers.deinitialize(count: 1)
         registers.deallocate()
+        trace.deinitialize(count: 1)
+        trace.deallocate()
         removals.deinitialize(count: 1)
         removals.deallocate()
         interrupt.deinitialize(count: 1)

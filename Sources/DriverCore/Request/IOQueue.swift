@@ -50,10 +50,15 @@ public struct IOQueue {
         }
     }
 
-    /// Takes a request.
-    @_noLocks public mutating func submit(_ record: UnsafeMutablePointer<RequestRecord>) -> Disposition {
+    /// Takes a request. A driver that has looked at it before it queues it has noted that step itself.
+    @_noLocks public mutating func submit(
+        _ record: UnsafeMutablePointer<RequestRecord>,
+        isNoted: Bool = false
+    ) -> Disposition {
+        if !isNoted { RequestRecord.note(record, .queued, UInt64(waiting.count)) }
         if wouldDeliver() {
             delivered &+= 1
+            RequestRecord.note(record, .handled)
             return .deliver
         }
         guard record.pointee.markCancelable() else { return .cancelled }
@@ -79,6 +84,7 @@ public struct IOQueue {
             // One that a cancel has claimed is the canceller's to complete.
             guard record.pointee.claim() else { continue }
             delivered &+= 1
+            RequestRecord.note(record, .handled)
             return record
         }
         return nil

@@ -34,6 +34,12 @@ public struct IORequest: ~Copyable {
             record.pointee.status = .internalError
             record.pointee.information = 0
         }
+        RequestRecord.note(
+            record,
+            .completed,
+            UInt64(record.pointee.information),
+            UInt64(record.pointee.status.rawValue)
+        )
         chw_complete(pool.pointee.completion, pool.pointee.completionContext, record)
     }
 

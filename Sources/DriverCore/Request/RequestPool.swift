@@ -65,6 +65,7 @@ public struct RequestPool: ~Copyable {
         record.pointee.accumulated = 0
         record.pointee.sequence = 0
         record.pointee.driverContext = (0, 0)
+        record.pointee.trace = nil
         let old = record.pointee.state.load(ordering: .relaxed)
         record.pointee.state.store(
             ((old &>> 4) &+ 1) &<< 4 | RequestRecord.Phase.owned,

@@ -134,6 +134,10 @@ public struct RequestRecord: ~Copyable {
     public var sequence: UInt64
     /// Bytes already copied into ``payload`` for a read that is being put together.
     public var accumulated: Int
+    /// Where the steps of this request are noted, and its number there; nil for one that is not followed.
+    public var trace: UnsafeMutablePointer<RequestTrace>?
+    var traceNumber: UInt64
+
     /// Two words for the driver while it holds the request (Tail.Overlay.DriverContext).
     public var driverContext: (UInt64, UInt64)
 
@@ -159,6 +163,7 @@ public struct RequestRecord: ~Copyable {
         waitingSince = 0
         sequence = 0
         accumulated = 0
+        traceNumber = 0
         driverContext = (0, 0)
         isLinked = false
     }

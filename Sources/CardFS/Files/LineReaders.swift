@@ -2,10 +2,22 @@ import CFuse
 import CHardware
 import DriverCore
 import PCIBus
-import Synchronization
 
-/// The readers of `interrupts/log`: lines of `sequence time vector count`, from the open on, in any read size.
-final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
+/// What a file says line by line for as long as somebody reads it.
+protocol LineSource: Sendable {
+    /// Lines from a cursor on, about as many as fit into a read of `size` bytes, and moves the cursor behind them; nil when
+    /// there is none now.
+    func lines(_ fileSystem: CardFileSystem, _ handle: UnsafeMutablePointer<Handle>, _ size: Int) -> String?
+    /// Asks that the next line be told, or no longer.
+    func watch(_ fileSystem: CardFileSystem, _ on: Bool)
+    /// Whether no line comes any more: a reader has reached the end of the file.
+    func isAtEnd(_ fileSystem: CardFileSystem) -> Bool
+    /// Why a nonblocking read fails.
+    var nothingYet: String { get }
+}
+
+/// The readers of a file that grows while it is read, in any read size: `interrupts/log` and `trace`.
+final class LineReaders: @unchecked Sendable {  // guarded by `lock`
     private struct Waiter {
         var id: UInt
         var request: OpaquePointer
@@ -17,7 +29,14 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
     private var waiters: [Waiter] = []
     /// Readers about to wait, whose signals are awaited already.
     private var registering: Set<UInt> = []
-    private var nextID: UInt = 1
+    private var nextID: UInt
+    private let source: any LineSource
+
+    /// Makes the readers of a source. Readers have numbers of their own among all files: `index` is 0 or 1.
+    init(_ source: any LineSource, index: UInt) {
+        self.source = source
+        nextID = 2 + index
+    }
 
     deinit { lock.destroy() }
 
@@ -28,8 +47,12 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
             return
         }
         let handle = fileSystem.mount.pointee.handles.pointee[number]
-        if fileSystem.isDead(handle) {
+        if isDead(fileSystem, handle) {
             failDead(fileSystem, request, number)
+            return
+        }
+        if source.isAtEnd(fileSystem) {
+            _ = fuse_reply_buf(request, nil, 0)
             return
         }
         if handle.pointee.flags & O_NONBLOCK != 0 {
@@ -37,45 +60,52 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
                 request,
                 handle.pointee.node,
                 EAGAIN,
-                "no interrupt since the last read, and the file is nonblocking: poll first"
+                source.nothingYet + ", and the file is nonblocking: poll first"
             )
             return
         }
         let id = lock.locked {
-            nextID += 1
+            nextID += 2
             registering.insert(nextID)
             return nextID
         }
         // Before anybody can answer the request: afterwards it may be gone.
-        cfuse_on_interrupt(request, cancelInterruptReader, UnsafeMutableRawPointer(bitPattern: id))
-        fileSystem.device.watchInterrupts(true)
+        cfuse_on_interrupt(request, cancelLineReader, UnsafeMutableRawPointer(bitPattern: id))
+        source.watch(fileSystem, true)
         let isWaiting = lock.locked {
             guard registering.remove(id) != nil else { return false }
             waiters.append(Waiter(id: id, request: request, number: number, size: size))
             return true
         }
         guard isWaiting else {
-            fileSystem.device.watchInterrupts(false)
+            source.watch(fileSystem, false)
             _ = fuse_reply_err(request, EINTR)
             return
         }
         // One may have come between the look and the wait, or the card may have gone.
         serve(fileSystem)
-        if fileSystem.isDead(handle) { endDead(fileSystem) }
+        if isDead(fileSystem, handle) { endDead(fileSystem) }
     }
 
     /// Ends the waits of those who opened the file before the card was removed.
     func endDead(_ fileSystem: CardFileSystem) {
-        let dead = lock.locked {
-            let isDead = { fileSystem.isDead(fileSystem.mount.pointee.handles.pointee[$0]) }
-            let dead = waiters.filter { isDead($0.number) }
-            waiters.removeAll { isDead($0.number) }
+        let dead: [Waiter] = lock.locked {
+            func isDead(_ waiter: Waiter) -> Bool {
+                self.isDead(fileSystem, fileSystem.mount.pointee.handles.pointee[waiter.number])
+            }
+            let dead = waiters.filter(isDead)
+            waiters.removeAll(where: isDead)
             return dead
         }
         for waiter in dead {
-            fileSystem.device.watchInterrupts(false)
+            source.watch(fileSystem, false)
             failDead(fileSystem, waiter.request, waiter.number)
         }
+    }
+
+    /// A trace is the mount's, and goes on with the card's next life.
+    private func isDead(_ fileSystem: CardFileSystem, _ handle: UnsafeMutablePointer<Handle>) -> Bool {
+        if case .interruptLog = handle.pointee.kind { fileSystem.isDead(handle) } else { false }
     }
 
     private func failDead(_ fileSystem: CardFileSystem, _ request: OpaquePointer, _ number: UInt64) {
@@ -87,18 +117,23 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
         // Who is not served stays in the list throughout, where a signal finds it.
         let served = lock.locked {
             var served: [(request: OpaquePointer, bytes: [UInt8])] = []
+            let isAtEnd = source.isAtEnd(fileSystem)
             waiters.removeAll { waiter in
-                guard let bytes = next(fileSystem, waiter.number, waiter.size) else { return false }
-                served.append((waiter.request, bytes))
+                let bytes = next(fileSystem, waiter.number, waiter.size)
+                guard bytes != nil || isAtEnd else { return false }
+                served.append((waiter.request, bytes ?? []))
                 return true
             }
             return served
         }
         for (request, bytes) in served {
-            fileSystem.device.watchInterrupts(false)
+            source.watch(fileSystem, false)
             _ = cfuse_reply_bytes(request, bytes, bytes.count)
         }
     }
+
+    /// Whether nothing comes any more.
+    func isAtEnd(_ fileSystem: CardFileSystem) -> Bool { source.isAtEnd(fileSystem) }
 
     /// A signal for a reader.
     func cancel(_ fileSystem: CardFileSystem, _ id: UInt) {
@@ -109,7 +144,7 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
             return waiters.remove(at: index)
         }
         guard let waiter else { return }
-        fileSystem.device.watchInterrupts(false)
+        source.watch(fileSystem, false)
         _ = fuse_reply_err(waiter.request, EINTR)
     }
 
@@ -130,26 +165,7 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
         let handle = handles.pointee[number]
         return handles.pointee.lock(for: number).locked {
             if handle.pointee.textLength == 0 {
-                var cursor = handle.pointee.cursor
-                var limit = UInt64(min(4096, size / 16 + 1))
-                if fileSystem.isDead(handle) {
-                    // What came before the removal is still to be had, and nothing of the card's next life.
-                    let end = fileSystem.device.lastRemovalInterrupt.load(ordering: .acquiring)
-                    limit = min(limit, end > cursor ? end - cursor : 0)
-                }
-                var entries = [InterruptLog.Entry](repeating: InterruptLog.Entry(), count: Int(limit))
-                let result = entries.withUnsafeMutableBufferPointer {
-                    fileSystem.device.interrupt.pointee.log.read(from: &cursor, into: $0)
-                }
-                handle.pointee.cursor = cursor
-                guard result.count > 0 else { return nil }
-                var text = result.lost > 0 ? "lost \(result.lost)\n" : ""
-                for (index, entry) in entries.prefix(result.count).enumerated() {
-                    let fraction = String(entry.time % 1_000_000_000)
-                    let padding = String(repeating: "0", count: 9 - fraction.utf8.count)
-                    text += "\(result.first + UInt64(index)) \(entry.time / 1_000_000_000).\(padding)\(fraction)"
-                    text += " \(entry.vector) \(entry.count)\n"
-                }
+                guard let text = source.lines(fileSystem, handle, size) else { return nil }
                 setText(handle, text)
             }
             guard let text = handle.pointee.text else { return nil }
@@ -162,11 +178,12 @@ final class InterruptReaders: @unchecked Sendable {  // guarded by `lock`
     }
 }
 
-private func cancelInterruptReader(_ request: OpaquePointer?, _ data: UnsafeMutableRawPointer?) {
+private func cancelLineReader(_ request: OpaquePointer?, _ data: UnsafeMutableRawPointer?) {
     guard let request, let context = fuse_req_userdata(request) else { return }
     let mount = context.assumingMemoryBound(to: MountState.self)
     mount.pointee.fileSystem?._withUnsafeGuaranteedRef {
-        $0.interruptReaders.cancel($0, UInt(bitPattern: data))
+        let id = UInt(bitPattern: data)
+        (id & 1 == 0 ? $0.interruptReaders : $0.traceReaders).cancel($0, id)
     }
 }
 

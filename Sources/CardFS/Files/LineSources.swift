@@ -1,0 +1,57 @@
+import CHardware
+import DriverCore
+import PCIBus
+import Synchronization
+
+/// `interrupts/log`: lines of `sequence time vector count`, from the open on.
+struct InterruptLines: LineSource {
+    func lines(_ fileSystem: CardFileSystem, _ handle: UnsafeMutablePointer<Handle>, _ size: Int) -> String? {
+        var cursor = handle.pointee.cursor
+        var limit = UInt64(min(4096, size / 16 + 1))
+        if fileSystem.isDead(handle) {
+            // What came before the removal is still to be had, and nothing of the card's next life.
+            let end = fileSystem.device.lastRemovalInterrupt.load(ordering: .acquiring)
+            limit = min(limit, end > cursor ? end - cursor : 0)
+        }
+        var entries = [InterruptLog.Entry](repeating: InterruptLog.Entry(), count: Int(limit))
+        let result = entries.withUnsafeMutableBufferPointer {
+            fileSystem.device.interrupt.pointee.log.read(from: &cursor, into: $0)
+        }
+        handle.pointee.cursor = cursor
+        guard result.count > 0 else { return nil }
+        var text = result.lost > 0 ? "lost \(result.lost)\n" : ""
+        for (index, entry) in entries.prefix(result.count).enumerated() {
+            let fraction = String(entry.time % 1_000_000_000)
+            let padding = String(repeating: "0", count: 9 - fraction.utf8.count)
+            text += "\(result.first + UInt64(index)) \(entry.time / 1_000_000_000).\(padding)\(fraction)"
+            text += " \(entry.vector) \(entry.count)\n"
+        }
+        return text
+    }
+
+    func watch(_ fileSystem: CardFileSystem, _ on: Bool) { fileSystem.device.watchInterrupts(on) }
+
+    func isAtEnd(_ fileSystem: CardFileSystem) -> Bool { false }
+
+    var nothingYet: String { "no interrupt since the last read" }
+}
+
+/// `trace`: lines of `time #request step what`, from the oldest that is kept on, until it is switched off.
+struct TraceLines: LineSource {
+    func lines(_ fileSystem: CardFileSystem, _ handle: UnsafeMutablePointer<Handle>, _ size: Int) -> String? {
+        var cursor = handle.pointee.cursor
+        let (entries, lost) = fileSystem.device.trace.pointee.read(from: &cursor, limit: min(1024, size / 64 + 1))
+        handle.pointee.cursor = cursor
+        guard !entries.isEmpty else { return nil }
+        let driver = "\(fileSystem.device.driverName) at \(fileSystem.device.function.address)"
+        return (lost > 0 ? "lost \(lost)\n" : "") + entries.map { $0.line(driver: driver) }.joined()
+    }
+
+    func watch(_ fileSystem: CardFileSystem, _ on: Bool) { fileSystem.device.trace.pointee.watch(on) }
+
+    func isAtEnd(_ fileSystem: CardFileSystem) -> Bool {
+        !fileSystem.device.trace.pointee.isOn.load(ordering: .acquiring)
+    }
+
+    var nothingYet: String { "nothing was traced since the last read" }
+}
