@@ -1,5 +1,5 @@
 import CHardware
-public import PCIBus
+import PCIBus
 
 /// One I/O control request (IRP_MJ_DEVICE_CONTROL) in a driver's hands: its buffers, by the method of its code.
 ///
