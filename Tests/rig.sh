@@ -1,15 +1,15 @@
 #!/bin/bash
 # cardfs on cards that nobody here wrote: Tests/rig.sh [--all] [--show] [--only SCRIPT,…] [BOOT…]
 #
-# Boots Debian's cloud kernel in QEMU, on a machine with an Intel IOMMU, an `edu` card in a slot that can be unplugged and an
-# NVMe disk, and runs the scripts of Tests/guest there. The guest has the kernel's own VFIO, and the cardfs in it is built
+# Boots Debian's cloud kernel in QEMU, on a machine with an Intel IOMMU, an `edu` card in a slot that can be unplugged, an NVMe
+# disk, and a slot with two functions in one IOMMU group, and runs the scripts of Tests/guest there. The guest has the kernel's own VFIO, and the cardfs in it is built
 # from this tree. The processor is emulated (TCG): neither KVM nor root is needed.
 #
 #   --all    the long way round: every transfer size, a thousand mounts
 #   --only   these scripts of Tests/guest in each guest, rather than its own
 #   --show   shows what the guests say while they say it, one guest after the other
-#   BOOT     only these guests: exact (one processor, exact virtual time: waits cost nothing), cards (two processors), bare
-#            (no IOMMU)
+#   BOOT     only these guests: exact (one processor, exact virtual time: waits cost nothing), cards (two processors, real
+#            time), bare (no IOMMU)
 #
 # Installs what is missing (apt-get, with sudo when you are not root). It ends by itself: a guest that hangs is ended, and its
 # log is shown. The logs stay in .build/rig. Exit status 0 when every check passed.
@@ -58,6 +58,7 @@ need() { eval "$2" > /dev/null 2>&1 || missing="$missing $1"; }
 need qemu-system-x86 'command -v qemu-system-x86_64'
 need busybox-static 'busybox cpio --help'
 need pciutils 'command -v lspci && command -v setpci'
+need fuse3 'command -v fusermount3'
 need pkg-config 'command -v pkg-config'
 need libfuse3-dev 'pkg-config --exists fuse3'
 need binutils 'command -v strip'
@@ -119,7 +120,7 @@ for module in virt/lib/irqbypass drivers/vfio/vfio drivers/vfio/vfio_virqfd driv
     fi
 done
 # Programs with the libraries they name.
-for program in lspci setpci; do
+for program in lspci setpci fusermount3; do
     path=$(command -v $program)
     cp "$path" "$TREE/bin/"
     for library in $(ldd "$path" | grep -oE '/[^ ]+'); do
@@ -127,15 +128,21 @@ for program in lspci setpci; do
         cp -L "$library" "$TREE$library"
     done
 done
+# Where libfuse looks for it; it mounts for who is not root.
+mkdir -p "$TREE/usr/bin"
+mv "$TREE/bin/fusermount3" "$TREE/usr/bin/"
+chmod u+s "$TREE/usr/bin/fusermount3"
 cp "$ROOT"/Tests/guest/*.sh "$TREE/rig/"
 cp "$ROOT/Tests/guest/init" "$TREE/init"
 chmod +x "$TREE/init"
+ln -s /proc/mounts "$TREE/etc/mtab"
 printf 'root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n' > "$TREE/etc/passwd"
 printf 'root:x:0:\nuser:x:1000:\n' > "$TREE/etc/group"
 (cd "$TREE" && find . | busybox cpio -o -H newc -R 0:0 2> /dev/null) > "$WORK/initramfs.cpio" || fail "no initramfs"
 
 # 5. Guests.
 
+# Without no_timer_check a machine that is busy makes the kernel doubt its timer, and stop.
 # boot NAME SECONDS SCRIPTS KERNEL-PARAMETERS QEMU-ARGUMENTS…: the second serial port of the guest is the monitor of its QEMU,
 # so that the guest unplugs its cards itself.
 boot() {
@@ -148,13 +155,15 @@ boot() {
     head -c 4194304 /dev/urandom > "$place/disk"
     if [ $all = 1 ]; then parameters="$parameters rig_all"; fi
     timeout --kill-after=5 "$limit" qemu-system-x86_64 \
-        -machine q35,kernel-irqchip=split -accel tcg -cpu max -m 1G -nodefaults -display none -no-reboot \
+        -machine q35,kernel-irqchip=split -accel tcg -cpu max,vendor=GenuineIntel -m 1G -nodefaults -display none -no-reboot \
         "$@" \
         -device intel-iommu,intremap=on \
         -device pcie-root-port,id=slot1,chassis=1,slot=1 -device edu,id=edu0,bus=slot1 \
-        -drive "if=none,id=disk,file=$place/disk,format=raw" -device nvme,serial=rig,drive=disk \
+        -drive "if=none,id=disk,file=$place/disk,format=raw" -device nvme,addr=4,serial=rig,drive=disk \
+        -drive if=none,id=other,driver=null-co,size=1M -device nvme,addr=5.0,multifunction=on,serial=other,drive=other \
+        -device pci-testdev,addr=5.1 \
         -kernel "$KERNEL" -initrd "$WORK/initramfs.cpio" \
-        -append "console=ttyS0 quiet panic=-1 rig=${only:-$scripts} $parameters" \
+        -append "console=ttyS0 quiet panic=-1 no_timer_check rig=${only:-$scripts} $parameters" \
         -serial stdio \
         -chardev "socket,id=port,path=$place/monitor,server=on,wait=off" -serial chardev:port \
         -chardev "socket,id=monitor,path=$place/monitor" -mon chardev=monitor,mode=readline \
@@ -164,9 +173,9 @@ boot() {
 
 guest() {
     case $1 in
-    exact) boot exact $((150 + 1500 * all)) simulated,edu,interrupts,sizes,lspci,cycles intel_iommu=on -smp 1 -icount shift=1,sleep=off ;;
-    cards) boot cards $((150 + 300 * all)) simulated,edu,removal intel_iommu=on -smp 2 ;;
-    bare) boot bare 60 bare "" -smp 1 ;;
+    exact) boot exact $((420 + 1500 * all)) simulated,edu,interrupts,sizes,lspci,cycles intel_iommu=on -smp 1 -icount shift=1,sleep=off ;;
+    cards) boot cards $((420 + 300 * all)) simulated,edu,generic,refusals,removal intel_iommu=on -smp 2 ;;
+    bare) boot bare 120 bare intel_iommu=off -smp 1 -icount shift=1,sleep=off ;;
     esac
 }
 

@@ -2,8 +2,8 @@
 # Everything that is tested, with one command: Tests/run.sh
 #
 # Installs what is missing (apt-get, with sudo when you are not root), builds, runs the tests of all kinds, those without
-# mounts again under ThreadSanitizer and AddressSanitizer, the examples, and cardfs in the guests of Tests/rig.sh. Every step has a time limit; a step that fails
-# does not stop the others, and fails the run. The logs of the steps are in .build/logs.
+# mounts again under ThreadSanitizer and AddressSanitizer, the examples, and cardfs in the guests of Tests/rig.sh. Every step
+# has a time limit; a step that fails does not stop the others, and fails the run. The logs of the steps are in .build/logs.
 set -u
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
@@ -108,7 +108,7 @@ if step "build release" 600 swift build -c release; then
     cat "$LOGS/Examples-throughput.log"
 fi
 # cardfs in guests with VFIO, an IOMMU and cards of QEMU; it builds cardfs once more, without shared libraries.
-step "real cards in the rig" 780 Tests/rig.sh
+step "real cards in the rig" 900 Tests/rig.sh
 sweep
 
 echo

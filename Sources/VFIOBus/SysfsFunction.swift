@@ -2,8 +2,8 @@ import PCIBus
 
 /// What sysfs says of a function: its IOMMU group, its driver and where the host placed its BARs.
 struct SysfsFunction {
-    private let kernel: any VFIOKernel
-    private let directory: String
+    let kernel: any VFIOKernel
+    let directory: String
 
     init(kernel: any VFIOKernel, address: PCIAddress) {
         self.kernel = kernel

@@ -45,6 +45,8 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
     /// ``VFIOBus/open(_:)`` does.
     public func reclaim() throws(BusError) {
         guard lock.locked({ self.session == nil }) else { return }
+        let sysfs = SysfsFunction(kernel: kernel, address: address)
+        if sysfs.driver == "vfio-pci" { sysfs.restoreAddresses() }
         let session = try VFIOSession.open(kernel, address)
         let pump: EventPump?
         do throws(BusError) {
@@ -56,7 +58,7 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
         }
         lock.locked {
             self.session = session
-            bars = Self.describe(SysfsFunction(kernel: kernel, address: address).resources, session.bars)
+            bars = Self.describe(sysfs.resources, session.bars)
             classWord = (try? access(session, ConfigurationSpace.revisionID, .long)) ?? .max
             events = pump
         }

@@ -1,6 +1,7 @@
 import CHardware
 import Glibc
 import PCIBus
+import Testing
 
 /// QEMU's edu as its source and a run of it say it is (hw/misc/edu.c), with an IOMMU in front, its time in the test's hand.
 ///
@@ -231,6 +232,12 @@ final class EduModel: PCIFunction, @unchecked Sendable {  // guarded by `lock`
             guard let sink else { return }
             _ = chw_serve(sink.routine, sink.context, 0)
         }
+    }
+
+    /// Another card on the line of INTx interrupts.
+    func interruptLikeANeighbour() {
+        guard let sink = lock.locked({ self.sink?.sink }) else { return }
+        #expect(!chw_serve(sink.routine, sink.context, 0))
     }
 
     private var isAsserted: Bool { now.causes != 0 && configuration[5] & 4 == 0 }

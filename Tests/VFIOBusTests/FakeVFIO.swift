@@ -50,6 +50,9 @@ final class FakeVFIO: VFIOKernel, @unchecked Sendable {  // guarded by `lock`
     /// Vectors the platform has, when it has fewer.
     var platformVectors: Int?
 
+    /// The function's `config` in sysfs, which reaches the card itself; nil when this process may not open it.
+    var cardFile: CInt?
+
     private let device: CInt
     private let barFiles: [CInt]
 
@@ -78,6 +81,7 @@ final class FakeVFIO: VFIOKernel, @unchecked Sendable {  // guarded by `lock`
     deinit {
         Glibc.close(device)
         for file in barFiles { Glibc.close(file) }
+        if let cardFile { Glibc.close(cardFile) }
         lock.destroy()
     }
 
@@ -105,6 +109,23 @@ final class FakeVFIO: VFIOKernel, @unchecked Sendable {  // guarded by `lock`
     func configure(_ value: UInt16, at offset: Int) {
         var bytes = value
         pwrite(device, &bytes, 2, off_t(7) << 32 + off_t(offset))
+    }
+
+    /// Lets this process reach the card past VFIO; its BARs hold `addresses`.
+    func exposeCard(_ addresses: [UInt32]) {
+        var template = Array("/tmp/fake-vfio-XXXXXX".utf8CString)
+        let file = mkstemp(&template)
+        unlink(template)
+        var words: [UInt32] = [0x11e8_1234, 0, 0, 0] + addresses
+        pwrite(file, &words, 4 * words.count, 0)
+        cardFile = file
+    }
+
+    /// What the BARs of the card hold.
+    func cardAddresses(_ count: Int) -> [UInt32] {
+        var words = [UInt32](repeating: 0, count: count)
+        if let cardFile { pread(cardFile, &words, 4 * count, 0x10) }
+        return words
     }
 
     var command: UInt16 {
@@ -152,6 +173,7 @@ final class FakeVFIO: VFIOKernel, @unchecked Sendable {  // guarded by `lock`
         lock.lock()
         defer { lock.unlock() }
         if let code = refusedOpens[path] { return -code }
+        if path == Self.directory + "/config" { return cardFile.map { dup($0) } ?? -EACCES }
         guard path == "/dev/vfio/vfio" || path == "/dev/vfio/7" else { return -ENOENT }
         let descriptor = Glibc.open("/dev/null", O_RDWR | O_CLOEXEC)
         open[descriptor] = path == "/dev/vfio/vfio" ? .container : .group

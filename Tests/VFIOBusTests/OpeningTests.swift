@@ -161,4 +161,32 @@ import Testing
         function.freeMemory(memory)
         #expect(kernel.open.isEmpty)
     }
+
+    @Test(
+        arguments: [
+            // As it is; forgotten; written over by the saved state of a dead card.
+            ([0xfe60_0000, 0x0000_000c, 0x0000_0008], [0xfe60_0000, 0x0000_000c, 0x0000_0008]),
+            ([0x0000_0000, 0x0000_000c, 0x0000_0000], [0xfe60_0000, 0x0000_000c, 0x0000_0008]),
+            ([0xfff0_0000, 0xffff_000c, 0xffff_ffff], [0xfe60_0000, 0x0000_000c, 0x0000_0008]),
+        ] as [([UInt32], [UInt32])]
+    )
+    func `a card that has lost its power gets its addresses back before it is opened`(
+        found: [UInt32],
+        restored: [UInt32]
+    ) throws {
+        let kernel = FakeVFIO()
+        kernel.addBAR(1, 0x1000, start: 0x8_0000_0000, flags: 0x14220c)
+        kernel.exposeCard(found)
+        _ = try VFIOBus(kernel: kernel).open(FakeVFIO.address)
+        #expect(kernel.cardAddresses(3) == restored)
+    }
+
+    @Test func `a card that is still gone is not written to`() throws {
+        let kernel = FakeVFIO()
+        kernel.exposeCard([0, 0, 0])
+        var gone: UInt32 = .max
+        pwrite(try #require(kernel.cardFile), &gone, 4, 0)
+        _ = try VFIOBus(kernel: kernel).open(FakeVFIO.address)
+        #expect(kernel.cardAddresses(3) == [0, 0, 0])
+    }
 }

@@ -66,11 +66,15 @@ random() { head -c "$1" /dev/urandom > "$2"; }
 # The cards of the guest, by their IDs.
 address() {
     for function in /sys/bus/pci/devices/*; do
-        [ "$(cat $function/vendor):$(cat $function/device)" = "$1" ] && echo ${function##*/}
+        if [ "$(cat $function/vendor):$(cat $function/device)" = "$1" ]; then
+            echo ${function##*/}
+            return
+        fi
     done
 }
 EDU_ID=0x1234:0x11e8
 NVME_ID=0x1b36:0x0010
+TESTDEV_ID=0x1b36:0x0005
 
 # take ADDRESS: hands a card to vfio-pci as a user without cardfs would.
 take() {

@@ -55,3 +55,4 @@ works "edu: mappings after 30 starts ($m, $(mappings))" test $(($(mappings) - m)
 works "edu: memory after 30 starts ($l, $(locked) KiB)" test $(($(locked) - l)) -lt 2048
 is "edu: and it works" 0x010000ed "$(cat $M/regs/id)"
 works "edu: unmounts" cardfs unmount $M
+give_back $A

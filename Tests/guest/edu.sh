@@ -12,3 +12,4 @@ put 12 $M/regs/factorial
 is "edu: 12!" 0x1c8cfc00 "$(cat $M/regs/factorial)"
 sh /rig/files.sh $M edu
 works "edu: unmounts" cardfs unmount $M
+give_back $A

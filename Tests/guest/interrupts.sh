@@ -38,3 +38,4 @@ for kind in intx msi; do
     works "$kind: unmounts" cardfs unmount $M
 done
 refused "a kind the card lacks" "has no MSI-X" cardfs mount $A $M -o interrupts=msix
+give_back $A

@@ -24,6 +24,7 @@ edu=$(address $EDU_ID)
 take $edu
 compare $edu ""
 compare $edu ,interrupts=intx
+give_back $edu
 nvme=$(address $NVME_ID)
 take $nvme
 compare $nvme ""

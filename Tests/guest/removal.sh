@@ -24,6 +24,8 @@ has_left() { grep -q -E 'Removed|SurpriseRemovePending' $M/state; }
 
 # after WAY NAME: what holds whatever was under way when the card left.
 after() {
+    # The machine asks for a card that is unplugged, some seconds after the button; nobody tells of power that was cut.
+    [ $1 = unplug ] && within 20 has_left
     refused "$1, $2: a register" "No such device" cat $M/regs/id
     told "$1, $2: a register: the sentence" $M ENODEV
     if within 10 has_left; then ok "$1, $2: the state says so"; else bad "$1, $2: the state says so" "$(cat $M/state)"; fi
@@ -87,3 +89,4 @@ unplug_back
 works "removal: the next mount" cardfs mount $A $M
 is "removal: it answers" 0x010000ed "$(cat $M/regs/id)"
 works "removal: unmounts" cardfs unmount $M
+give_back $A

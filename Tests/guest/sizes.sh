@@ -18,3 +18,4 @@ done
 is "sizes: transfers that gave back what they were given" "$(echo $sizes | wc -w)" $count
 grep -E 'dma_transfers|dma_failures' $M/metrics.prom | grep -v '#'
 works "sizes: edu unmounts" cardfs unmount $M
+give_back $A
