@@ -13,13 +13,17 @@ struct SysfsFunction {
     /// Whether there is such a function.
     var exists: Bool { kernel.text(directory + "/vendor") != nil }
 
-    /// The number of the IOMMU group; nil for a function that no IOMMU isolates.
-    var group: String? { last(kernel.link(directory + "/iommu_group")) }
+    /// The number of the IOMMU group; nil for a function that no IOMMU isolates, which is also so in the group that VFIO makes up
+    /// in its mode without IOMMU.
+    var group: String? {
+        guard let group = last(kernel.link(directory + "/iommu_group")) else { return nil }
+        return kernel.text("/sys/kernel/iommu_groups/\(group)/name") == "vfio-noiommu\n" ? nil : group
+    }
 
     /// The kernel driver that has it; nil for none.
     var driver: String? { last(kernel.link(directory + "/driver")) }
 
-    /// The addresses of the function's other group members with the drivers that have them.
+    /// The last component of a path.
     private func last(_ path: String?) -> String? { path?.split(separator: "/").last.map(String.init) }
 
     /// Where the host sees each BAR: start and flags of the lines of `resource`, one for each BAR (IORESOURCE_* of

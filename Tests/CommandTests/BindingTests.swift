@@ -234,7 +234,7 @@ import Testing
             $0.file("/proc/cpuinfo", "vendor_id : AuthenticAMD\n")
         },
         Case("VFIO without an IOMMU", "IOMMU", "intel_iommu=on") {
-            rmdir($0.root + "/sys/kernel/iommu_groups/7")
+            $0.file("/sys/kernel/iommu_groups/7/name", "vfio-noiommu\n")
             $0.file("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y\n")
         },
         Case("no vfio-pci", "vfio-pci", "modprobe vfio-pci") { rmdir($0.root + "/sys/bus/pci/drivers/vfio-pci") },

@@ -24,6 +24,9 @@ import Testing
     static let cases = [
         Case("no such function", ENODEV, "cardfs list") { $0.texts = [:] },
         Case("no IOMMU", EOPNOTSUPP, "intel_iommu=on") { $0.links[FakeVFIO.directory + "/iommu_group"] = nil },
+        Case("VFIO without an IOMMU", EOPNOTSUPP, "intel_iommu=on") {
+            $0.texts["/sys/kernel/iommu_groups/7/name"] = "vfio-noiommu\n"
+        },
         Case("bound to no driver", EBUSY, "cardfs bind 0000:03:00.0") {
             $0.links[FakeVFIO.directory + "/driver"] = nil
         },

@@ -103,7 +103,7 @@ struct Diagnosis {
     private var platform: [Finding] { [iommu, module, container, lockdown].compactMap(\.self) }
 
     private var iommu: Finding {
-        let groups = machine.list("/sys/kernel/iommu_groups")
+        let groups = machine.groups
         if machine.word("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode") == "Y", groups.isEmpty {
             return missing(
                 "IOMMU",

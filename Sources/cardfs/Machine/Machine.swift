@@ -50,7 +50,22 @@ struct Machine: Sendable {
     func link(_ path: String) -> String? { SystemFile.readLink(root + path).map(SystemFile.lastComponent) }
 
     /// The cards, by address.
-    var cards: [PCIListing.Card] { PCIListing.cards(root: root + Self.devices) }
+    var cards: [PCIListing.Card] {
+        PCIListing.cards(root: root + Self.devices).map { card in
+            guard let group = card.group, !isIsolating(group) else { return card }
+            var card = card
+            card.group = nil
+            return card
+        }
+    }
+
+    /// The groups in which an IOMMU isolates cards.
+    var groups: [String] { list("/sys/kernel/iommu_groups").filter(isIsolating) }
+
+    /// Whether an IOMMU is behind a group: VFIO makes some up in its mode without.
+    private func isIsolating(_ group: String) -> Bool {
+        word("/sys/kernel/iommu_groups/\(group)/name") != "vfio-noiommu"
+    }
 
     /// A card; a refusal when there is none at the address.
     func card(_ address: PCIAddress) throws(Refusal) -> PCIListing.Card {
