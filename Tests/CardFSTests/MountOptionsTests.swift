@@ -18,7 +18,7 @@ import Testing
     @Test func `several lists add up, and a later option wins`() throws {
         let options = try MountOptions([
             "ro,uid=1000,gid=0x64,mode=640,address=0000:03:00.1", "rw,direct_threshold=32K,gather=500us,,tx_timeout=0",
-            "rx_timeout=3,linger=0,allow_bar2_writes,expert,receiver=1M,threads=4,allow_other", "",
+            "rx_timeout=3,linger=0,allow_bar2_writes,expert,receiver=1M,threads=4,spin=50us,allow_other", "",
         ])
         #expect(!options.readOnly)
         #expect(options.uid == 1000 && options.gid == 100 && options.mode == 0o640)
@@ -29,7 +29,7 @@ import Testing
         #expect(options.receiveTimeoutNanoseconds == 3_000_000_000)
         #expect(options.lingerNanoseconds == 0)
         #expect(options.allowBAR2Writes && options.expert && options.allowOther)
-        #expect(options.receiverByteCount == 1 << 20 && options.threads == 4)
+        #expect(options.receiverByteCount == 1 << 20 && options.threads == 4 && options.spinNanoseconds == 50_000)
     }
 
     @Test func `words for mount and fstab are taken, and those of the kernel kept`() throws {
@@ -64,7 +64,7 @@ import Testing
         "address=sim", "address=0000:02:20.0", "direct_threshold=x", "direct_threshold=2G", "gather=1.5s",
         "gather=10 ms",
         "tx_timeout=ever", "rx_timeout=99999999999s", "receiver=1K", "threads=0", "threads=9", "threads=010", "ro=1",
-        "expert=yes",
+        "expert=yes", "spin=2s", "spin=x",
         "uid= 5",
     ])
     func `a bad value is refused by the name of its option`(item: String) {

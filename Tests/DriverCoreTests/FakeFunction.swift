@@ -69,7 +69,11 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
     var mappings: [UInt64: Int] = [:]
     var mappedBARs: [Int] = []
     /// Ways to say that the same words are read twice.
-    var vendorReads = 0
+    var vendorReads: Int {
+        get { guardian.locked { vendorReadCount } }
+        set { guardian.locked { vendorReadCount = newValue } }
+    }
+    private var vendorReadCount = 0
     /// What the platform grants.
     var mapRegisterLimit: Int?
 
@@ -147,7 +151,7 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
         guardian.lock()
         defer { guardian.unlock() }
         if isAbsent { return UInt32(truncatingIfNeeded: width.allOnes) }
-        if offset == 0 { vendorReads += 1 }
+        if offset == 0 { vendorReadCount += 1 }
         return (0..<width.byteCount).reduce(0) { $0 | UInt32(configuration[offset + $1]) << UInt32(8 * $1) }
     }
 

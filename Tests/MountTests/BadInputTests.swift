@@ -325,7 +325,9 @@ extension MountTests {
                     try: errors = reader.communicate(timeout=3)[1]
                     finally: reader.kill()
                     assert b"No such device" in errors, (name, errors)
-                    assert read("state") == b"pnp SurpriseRemovePending\\npower D3\\n"
+                    # The reader is told first, and the card is taken down then.
+                    end = time.monotonic() + 5
+                    while read("state") != b"pnp SurpriseRemovePending\\npower D3\\n": assert time.monotonic() < end, read("state")
                     write("sim/fault", "none"); write("ctl", "start")
                 """
             )

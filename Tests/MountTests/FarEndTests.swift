@@ -45,7 +45,7 @@ extension MountTests {
             await card.check(
                 """
                 write("sim/wire", "source")
-                fd, data = opened("dma/rx"), b""
+                fd, data = opened("dma/rx"), bytearray()
                 while len(data) < 8 << 20: data += os.read(fd, \(blockSize))
                 words = len(data) // 8
                 got = struct.unpack("<%dQ" % words, data[:words * 8])

@@ -17,6 +17,29 @@ extension MountTests {
             )
         }
 
+        @Test(arguments: ["spin=200us", "spin=20us,threads=3"])
+        func `a session that spins serves as any other, and sleeps when nobody asks`(options: String) async throws {
+            let card = try MountedCard(options)
+            await card.check(
+                """
+                def ticks():
+                    pid = metric("daemon_process_id")
+                    return sum(int(word) for word in open("/proc/%d/stat" % pid).read().rsplit(")", 1)[1].split()[11:13])
+                fd = opened("regs/0x20000", os.O_RDWR)
+                for k in range(2000):
+                    os.pwrite(fd, b"%d" % k, 0)
+                    assert int(os.pread(fd, 64, 0), 16) == k
+                write("dma/tx", bytes(range(256)) * 8192)
+                rx = opened("dma/rx")
+                assert readall(rx, 2 << 20) == bytes(range(256)) * 8192
+                reader = subprocess.Popen(["cat", at("dma/rx")]); time.sleep(0.1)
+                reader.send_signal(signal.SIGINT); assert reader.wait(5) == -signal.SIGINT
+                time.sleep(0.2); before = ticks(); time.sleep(1)
+                assert ticks() - before <= 10, ticks() - before
+                """
+            )
+        }
+
         @Test func `uid, gid and mode are those of the files`() async throws {
             let card = try MountedCard("uid=1234,gid=2345,mode=640")
             let text = await card.run(

@@ -181,7 +181,7 @@ extension EduChannel {
         phase = .idle
         guard let record = current else { return }
         tail += moving
-        record.pointee.accumulated += moving
+        record.pointee.accumulated = record.pointee.accumulated + moving
         counters.sentBytes += UInt64(moving)
         lastProgress = context.clock.now()
         let isDone = record.pointee.accumulated == record.pointee.length
@@ -198,7 +198,7 @@ extension EduChannel {
         guard let record = reader, let payload = record.pointee.payload else { return }
         reader = nil
         chw_copy(payload + record.pointee.accumulated, context.incoming, moving)
-        record.pointee.accumulated += moving
+        record.pointee.accumulated = record.pointee.accumulated + moving
         head += moving
         lastProgress = context.clock.now()
         lastArrival = lastProgress

@@ -216,7 +216,8 @@ extension ReceiveChannel {
         while left > 0 {
             let piece = nextPiece(left)
             chw_copy(payload + record.pointee.accumulated, data.base + piece.offset, piece.byteCount)
-            record.pointee.accumulated &+= piece.byteCount
+            // Spelled out: ThreadSanitizer takes `&+=` for a change of the whole record, and others look at its state.
+            record.pointee.accumulated = record.pointee.accumulated &+ piece.byteCount
             left &-= piece.byteCount
         }
     }

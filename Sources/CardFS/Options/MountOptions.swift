@@ -44,6 +44,8 @@ public struct MountOptions: Hashable, Sendable {
     public var simulatedMapRegisters: Int?
     /// Threads that receive requests, 1…8; nil leaves it to the session.
     public var threads: Int?
+    /// How long a receive thread looks for the next request before it sleeps; 0 not at all.
+    public var spinNanoseconds: UInt64 = 0
     /// Options of every mount, such as `nodev`, that libfuse hands to the kernel; in the order given, each once.
     public var kernelOptions: [String] = []
 
@@ -183,6 +185,12 @@ extension MountOptions {
         },
         value("threads", "N", "threads that receive requests, 1 to 8") { options, text throws(BadValue) in
             options.threads = Int(try number(text, 1...8))
+        },
+        value("spin", "TIME", "look so long for the next request before sleeping (0)") {
+            options,
+            text throws(BadValue) in
+            options.spinNanoseconds = try time(text)
+            guard options.spinNanoseconds <= 1_000_000_000 else { throw BadValue("is more than 1s") }
         },
     ]
 

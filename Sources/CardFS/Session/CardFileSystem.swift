@@ -283,6 +283,7 @@ final class TreeLink: @unchecked Sendable {  // set once, before the first callb
 }
 
 extension MountOptions {
-    /// Receive threads: two, so that one can copy a request while the other works on the one before.
-    var receiveThreads: Int { threads ?? 2 }
+    /// Receive threads: two, so that one can copy a request while the other works on the one before. One when it spins: a
+    /// second one would be woken for each request, and find it taken.
+    var receiveThreads: Int { threads ?? (spinNanoseconds > 0 ? 1 : 2) }
 }

@@ -82,6 +82,10 @@ struct ReceiveThreadState {
     var buffer: UInt32
     /// The buffer to go on with, when a request took the first.
     var replacement: UInt32?
+    /// How long it looks for the next request before it sleeps, in nanoseconds; 0 when it sleeps in the kernel at once.
+    var spin: UInt64 = 0
+    /// When it stops looking.
+    var looksUntil: UInt64 = 0
 }
 
 /// How a callback of the data path ended: replied, or a failure that is told off the data path.

@@ -54,6 +54,11 @@ public final class Session: @unchecked Sendable {  // the session object is libf
 
     /// Starts the receive threads.
     public func start() {
+        let spin = fileSystem.options.spinNanoseconds
+        if spin > 0 {
+            let device = fuse_session_fd(session)
+            _ = fcntl(device, F_SETFL, fcntl(device, F_GETFL) | O_NONBLOCK)
+        }
         for index in 0..<fileSystem.options.receiveThreads {
             let session = SendableSession(session)
             let mount = Shared(mount)
@@ -61,7 +66,7 @@ public final class Session: @unchecked Sendable {  // the session object is libf
             receivers.begin()
             threads.append(
                 Thread(name: "fuse-\(index)") {
-                    receiveAll(session.session, mount.value)
+                    receiveAll(session.session, mount.value, spin)
                     receivers.end()
                 }
             )
@@ -111,10 +116,10 @@ public final class Session: @unchecked Sendable {  // the session object is libf
 }
 
 /// Receives and serves requests until the session ends.
-private func receiveAll(_ session: OpaquePointer, _ mount: UnsafeMutablePointer<MountState>) {
+private func receiveAll(_ session: OpaquePointer, _ mount: UnsafeMutablePointer<MountState>, _ spin: UInt64) {
     guard let buffer = mount.pointee.arena.pointee.takeReceiveBuffer() else { return }
     Thread.allowInterrupts()
-    var state = ReceiveThreadState(buffer: buffer, replacement: nil)
+    var state = ReceiveThreadState(buffer: buffer, replacement: nil, spin: spin)
     withUnsafeMutablePointer(to: &state) { state in
         while receiveOne(session, mount, state) {}
     }
@@ -133,13 +138,32 @@ private func receiveOne(
     buffer.mem = mount.pointee.arena.pointee.message(index)
     let result = fuse_session_receive_buf(session, &buffer)
     if result == -EINTR { return fuse_session_exited(session) == 0 }
+    if result == -EAGAIN, state.pointee.spin > 0 {
+        lookOrSleep(session, state)
+        return fuse_session_exited(session) == 0
+    }
     guard result > 0 else { return false }
     fuse_session_process_buf(session, &buffer)
+    if state.pointee.spin > 0 {
+        state.pointee.looksUntil = chw_clock_nanoseconds(CLOCK_MONOTONIC) &+ state.pointee.spin
+    }
     if let replacement = state.pointee.replacement {
         state.pointee.buffer = replacement
         state.pointee.replacement = nil
     }
     return fuse_session_exited(session) == 0
+}
+
+/// Between two looks for a request: lets others run for a moment, or sleeps until there is one if none came for long enough. A
+/// caller on another processor is answered without the time it takes to wake a thread there.
+private func lookOrSleep(_ session: OpaquePointer, _ state: UnsafeMutablePointer<ReceiveThreadState>) {
+    guard chw_clock_nanoseconds(CLOCK_MONOTONIC) >= state.pointee.looksUntil else {
+        sched_yield()
+        return
+    }
+    var device = pollfd(fd: fuse_session_fd(session), events: Int16(POLLIN), revents: 0)
+    _ = poll(&device, 1, -1)
+    state.pointee.looksUntil = chw_clock_nanoseconds(CLOCK_MONOTONIC) &+ state.pointee.spin
 }
 
 /// Counts the receive threads, and wakes whoever waits for them to end.
