@@ -38,6 +38,12 @@ extension MountTests {
             #expect(result.text.split(separator: "\n").count == 12)
         }
 
+        @Test func `engines.sh gets the same bytes through every way`() async throws {
+            let result = try await Self.run("T=$(mktemp -d); TMPDIR=$T $E/engines.sh 8; S=$?; rmdir $T && exit $S")
+            #expect(result.status == 0, "\(result.text)\(result.errors)")
+            #expect(result.text.split(separator: "\n").count == 9 && !result.text.contains("not on this card"))
+        }
+
         @Test func `an example that is interrupted leaves nothing behind`() async throws {
             let result = try await Self.run(
                 """
