@@ -2,8 +2,10 @@ import PCIBus
 import Testing
 
 /// That the model is the device it stands for.
-@Suite struct EduModelTests {
+@Suite final class EduModelTests {
     private let clock = Clock.stepped()
+
+    deinit { clock.destroy() }
 
     private func model(_ version: EduModel.Version = .old) throws -> EduModel {
         let model = EduModel(version, clock: clock)

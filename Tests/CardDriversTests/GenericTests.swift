@@ -4,8 +4,10 @@ import PCIBus
 import Testing
 
 /// The generic driver, on a card whose registers it does not know: an edu.
-@Suite(.timeLimit(.minutes(2))) struct GenericTests {
+@Suite(.timeLimit(.minutes(2))) final class GenericTests {
     private let clock = Clock.stepped()
+
+    deinit { clock.destroy() }
 
     private func device(_ model: EduModel, interrupts: InterruptKind? = nil) throws -> Device {
         var policy = TransferPolicy()

@@ -5,8 +5,12 @@ import Testing
 
 @testable import DriverCore
 
-@Suite struct IOControlTests {
+@Suite final class IOControlTests {
     let memory = SystemMemory()
+    /// Freed with the suite.
+    private var buffers: [UnsafeMutableRawBufferPointer] = []
+
+    deinit { for buffer in buffers { buffer.deallocate() } }
 
     private func code(_ method: TransferMethod) throws -> IOControlCode {
         try #require(IOControlCode(deviceType: 0x8000, function: 0x900, method: method, access: .any))
@@ -38,6 +42,7 @@ import Testing
     private func buffer(_ count: Int) -> UnsafeMutableRawBufferPointer {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: max(count, 1), alignment: 4096)
         buffer.initializeMemory(as: UInt8.self, repeating: 0x11)
+        buffers.append(buffer)
         return UnsafeMutableRawBufferPointer(rebasing: buffer[..<count])
     }
 

@@ -35,7 +35,7 @@ extension EduChannel {
         chw_copy(context.outgoing, payload + record.pointee.accumulated, moving)
         phase = .load
         start(context, context.outgoing, fromCard: false)
-        record.pointee.driverContext.0 &+= 1
+        record.pointee.driverContext.0 = record.pointee.driverContext.0 &+ 1
     }
 
     /// Asks the card for the bytes it was given. Every byte of the memory they go to differs from what is to come.

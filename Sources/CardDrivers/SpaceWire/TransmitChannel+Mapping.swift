@@ -157,8 +157,8 @@ extension TransmitChannel {
                 tail += 1
             }
         }
-        record.pointee.accumulated += list.byteCount
-        record.pointee.driverContext.0 += UInt64(tail - first)
+        record.pointee.accumulated = record.pointee.accumulated + list.byteCount
+        record.pointee.driverContext.0 = record.pointee.driverContext.0 + UInt64(tail - first)
         if isLast { accept(record, .none) }
         marks[Int(truncatingIfNeeded: tail - 1) & (Self.ringCount - 1)].transaction = UInt8(slot + 1)
         signals.pointee.transmitAwaited.store(true, ordering: .sequentiallyConsistent)

@@ -93,13 +93,16 @@ public struct RequestRecord: ~Copyable {
     /// The most pieces one read answers with: a megabyte of half-page slots never needs more, shorter pieces are copied.
     public static var maximumSegments: Int { @_noLocks get { 64 } }
 
-    /// generation << 4 | cancel requested << 3 | phase.
-    @usableFromInline let state: Atomic<UInt64>
-    /// Index in the pool.
-    public let index: UInt32
+    // `state` is not the first field: a modifying access to any field through a pointer is marked, for ThreadSanitizer, at the
+    // first byte of the whole record, where a cancel of another thread would seem to race with it.
 
     /// What is asked.
     public var kind: RequestKind
+    /// Index in the pool.
+    public let index: UInt32
+    /// generation << 4 | cancel requested << 3 | phase.
+    @usableFromInline let state: Atomic<UInt64>
+
     /// How.
     public var flags: RequestFlags
     /// The open file the request came through; nil for none.
