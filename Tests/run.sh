@@ -48,6 +48,7 @@ fi
 # 2. Steps.
 
 summary=""
+blame=""
 failed=0
 # step NAME SECONDS COMMAND…: runs a command under a time limit, and keeps what it wrote.
 step() {
@@ -64,8 +65,8 @@ step() {
     grep -aE 'Test run with [0-9]+ tests?|^[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1
     if [ $status != 0 ]; then
         failed=1
-        grep -E '✘|error:|^FAILED|WARNING: ThreadSanitizer|ERROR: AddressSanitizer' "$log" | head -n 40
         tail -n 15 "$log"
+        blame="$blame$name:"$'\n'"$(grep -aE '✘|error:|^FAILED|SUMMARY: (Thread|Address)Sanitizer' "$log" | cut -c 1-300 | head -n 20)"$'\n'
     fi
     return $status
 }
@@ -114,6 +115,7 @@ sweep
 echo
 printf '%s' "$summary"
 if [ $failed != 0 ]; then
+    printf '\n%s' "$blame"
     echo "FAILED; the logs are in $LOGS"
     exit 1
 fi

@@ -58,7 +58,11 @@ extension TransmitChannel {
         if case .begun = mapping.phase { mapping.cut |= 1 &<< UInt32(mapping.slot) }
         mapping.phase = .wanted
         guard record.pointee.accumulated > 0, let ring, let context, !isHeld else { return }
-        ring.enable(tail, SpaceWireLayout.Descriptor.eop, length: 0, address: ring.logicalAddress)
+        // The card may come to this end only after the driver has been told of the transfer before: a barrier that waits for it
+        // has to be told too.
+        let flags = SpaceWireLayout.Descriptor.eop | SpaceWireLayout.Descriptor.interrupt
+        signals.pointee.transmitAwaited.store(true, ordering: .sequentiallyConsistent)
+        ring.enable(tail, flags, length: 0, address: ring.logicalAddress)
         tail &+= 1
         accept(record, .none, byteCount: record.pointee.accumulated)
         counters.requests &+= 1
