@@ -238,7 +238,8 @@ import Testing
         for byte in bytes { #expect(try station.wait(station.write([byte])).status == .success) }
         // Some are in the reader's own memory, for the ring has fewer slots; the rest waits.
         #expect(eventually { station.counter("rx_arrived_bytes_total") == 300 })
-        #expect(station.cancel(read) == .claimed)
+        // The driver may just be copying for it: then it finds the signal when it has done that.
+        #expect(station.cancel(read) != .gone)
         let got = try station.wait(read).bytes
         #expect(got.count >= 100 && got == Array(bytes[..<got.count]))
         #expect(try station.collect(300 - got.count, by: 1000) == Array(bytes[got.count...]))

@@ -186,6 +186,27 @@ import Testing
         try second.transaction.release()
     }
 
+    @Test func `registers that come for a transaction that was taken back are not for its next use`() throws {
+        let fixture = try PacketFixture(registers: 2)
+        let first = try Engine(fixture)
+        let second = try Engine(fixture)
+        let memory = fixture.memory(2 * 4096)
+        try first.initialize(fixture.mdl(memory, 8192), 8192, .toDevice)
+        try second.initialize(fixture.mdl(memory, 100), 100, .toDevice)
+        try first.transaction.execute()
+        try second.transaction.execute()
+        #expect(second.transaction.cancel())
+        try second.transaction.release()
+        // The wait of its first use is still in the queue, before that of the second.
+        try second.initialize(fixture.mdl(memory, 200), 200, .toDevice)
+        try second.transaction.execute()
+        _ = try first.transaction.dmaCompleted()
+        #expect(second.lists.all.map(\.byteCount) == [200])
+        _ = try second.transaction.dmaCompleted()
+        try second.transaction.release()
+        #expect(fixture.adapter.mapRegisters?.freeCount == 2)
+    }
+
     @Test func `the direction is that of the request`() throws {
         #expect(try DMATransaction.direction(of: .read) == .fromDevice)
         #expect(try DMATransaction.direction(of: .write) == .toDevice)

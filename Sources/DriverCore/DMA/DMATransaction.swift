@@ -95,6 +95,8 @@ public final class DMATransaction: @unchecked Sendable {  // guarded by `lock`
     private var program: ProgramDMA?
     private var list: MappedScatterGatherList?
     private var isCancelled = false
+    /// Which use of the transaction this is: registers that come for one that was taken back belong to no other.
+    private var use: UInt64 = 0
     private var requiresSingleTransfer = false
     private var reserved: Int?
     private var done = 0
@@ -164,6 +166,7 @@ public final class DMATransaction: @unchecked Sendable {  // guarded by `lock`
             self.program = program
             requiresSingleTransfer = singleTransfer
             isCancelled = false
+            use += 1
             done = 0
             current = 0
             count = 0
@@ -198,14 +201,15 @@ public final class DMATransaction: @unchecked Sendable {  // guarded by `lock`
 
     /// Asks for what the next transfer needs.
     private func stage() -> Status {
-        let next: (mdl: MDL, offset: Int, byteCount: Int, direction: TransferPlan.Direction)? = lock.locked {
-            guard let buffer else { return nil }
+        let (use, next) = lock.locked {
+            () -> (UInt64, (mdl: MDL, offset: Int, byteCount: Int, direction: TransferPlan.Direction)?) in
+            guard let buffer else { return (self.use, nil) }
             let offset = buffer.offset + done
             let left = buffer.byteCount - done
             let length = pieceLength(buffer.mdl, offset, left)
             current = length
             count += 1
-            return (buffer.mdl, offset, length, buffer.direction)
+            return (self.use, (buffer.mdl, offset, length, buffer.direction))
         }
         guard let next else { return fail(.internalError) }
         if next.byteCount == 0 { return fail(.tooFragmented) }
@@ -218,7 +222,7 @@ public final class DMATransaction: @unchecked Sendable {  // guarded by `lock`
                 from: next.offset,
                 byteCount: next.byteCount,
                 next.direction
-            ) { [self] in grant($0) }
+            ) { [self] in grant($0, use) }
         }
         if !status.isSuccess { return fail(status) }
         return lock.locked { phase == .transferFailed && !isCancelled ? .tooFragmented : .success }
@@ -252,9 +256,9 @@ public final class DMATransaction: @unchecked Sendable {  // guarded by `lock`
     }
 
     /// The memory of a transfer is reachable: programs the card. Dispatch level.
-    private func grant(_ list: MappedScatterGatherList) {
+    private func grant(_ list: MappedScatterGatherList, _ use: UInt64) {
         let program: ProgramDMA? = lock.locked {
-            guard !isCancelled, phase == .transfer else { return nil }
+            guard use == self.use, !isCancelled, phase == .transfer else { return nil }
             guard list.elements.count <= enabler.maximumElements else {
                 phase = .transferFailed
                 current = 0
