@@ -248,6 +248,15 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
         #expect(device.pool.pointee.droppedCount == 0, sourceLocation: location)
     }
 
+    /// Whether the card has no credit left, as its register says: from then on a wait is one for the receiver.
+    var isOutOfCredit: Bool {
+        var value: UInt64 = 0
+        guard let flow = device.registerMap.registers.first(where: { $0.name == "flow" }),
+            device.registers.pointee.read(bar: 0, offset: flow.offset, width: .long, into: &value) == .none
+        else { return false }
+        return value & 1 != 0
+    }
+
     /// The far end takes nothing more: what is sent stays with the card.
     func fillReceiver() throws {
         try set("fault", "hang-rx")

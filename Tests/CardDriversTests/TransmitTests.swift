@@ -81,6 +81,7 @@ import Testing
             #expect(try station.wait(station.write(pattern(20_000), stream)).status == .success)
             accepted += 20_000
         }
+        #expect(eventually { station.isOutOfCredit })
         return (accepted, station.write(pattern(20_000), stream))
     }
 
