@@ -54,6 +54,11 @@ CFUSE_HOT static inline int cfuse_reply_bytes(fuse_req_t req, const void *bytes,
     return fuse_reply_buf(req, (const char *)bytes, size);
 }
 
+/* fuse_reply_ioctl with a result of 0. */
+CFUSE_HOT static inline int cfuse_reply_control(fuse_req_t req, const void *bytes, size_t size) {
+    return fuse_reply_ioctl(req, 0, bytes, size);
+}
+
 /* fuse_req_interrupt_func with a function pointer Swift can name. */
 typedef void (*cfuse_interrupted)(fuse_req_t _Nullable req, void *_Nullable data);
 CFUSE_HOT static inline void cfuse_on_interrupt(fuse_req_t _Nonnull req, cfuse_interrupted _Nonnull function, void *_Nullable data) {

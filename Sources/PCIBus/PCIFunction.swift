@@ -63,12 +63,21 @@ public struct DMAMemory: @unchecked Sendable {  // a description; who may touch 
     public let byteCount: Int
     /// The page frame of each page, in order; they need not follow each other. nil when the platform does not tell.
     public let frames: UnsafePointer<UInt64>?
+    /// A descriptor of the file these bytes are, which other processes can map to read them; nil for memory of this process
+    /// alone.
+    public let file: CInt?
 
     /// Describes memory.
-    public init(base: UnsafeMutableRawPointer, byteCount: Int, frames: UnsafePointer<UInt64>?) {
+    public init(
+        base: UnsafeMutableRawPointer,
+        byteCount: Int,
+        frames: UnsafePointer<UInt64>?,
+        file: CInt? = nil
+    ) {
         self.base = base
         self.byteCount = byteCount
         self.frames = frames
+        self.file = file
     }
 }
 
@@ -166,7 +175,11 @@ public protocol PCIFunction: AnyObject, Sendable {
     /// Takes zeroed memory that can be mapped for DMA; `byteCount` is rounded up to pages.
     func allocateMemory(byteCount: Int) throws(BusError) -> DMAMemory
 
-    /// Gives memory back. Nothing of it may be mapped.
+    /// As ``allocateMemory(byteCount:)``, for memory that programs of the same user may map to read it: it has a
+    /// ``DMAMemory/file`` where the platform can do that.
+    func allocateSharedMemory(byteCount: Int) throws(BusError) -> DMAMemory
+
+    /// Gives memory back. Nothing of it may be mapped for the card; who else has mapped it keeps the bytes.
     func freeMemory(_ memory: DMAMemory)
 
     /// Lets the card reach memory of ``allocateMemory(byteCount:)`` at `logical`…, for which all three arguments are
@@ -222,6 +235,11 @@ extension PCIFunction {
 }
 
 extension PCIFunction {
+    /// Memory of this process alone.
+    public func allocateSharedMemory(byteCount: Int) throws(BusError) -> DMAMemory {
+        try allocateMemory(byteCount: byteCount)
+    }
+
     /// As many as are wanted.
     public var mapRegisterLimit: Int? { nil }
 

@@ -53,6 +53,7 @@ final class MemoryMap: @unchecked Sendable {  // everything is under its lock, o
         var byteCount: Int
         var frames: UnsafeMutablePointer<UInt64>
         var indices: [Int]
+        var file: CInt?
     }
 
     private struct Mapping {
@@ -86,7 +87,8 @@ final class MemoryMap: @unchecked Sendable {  // everything is under its lock, o
 
     // MARK: Memory
 
-    func allocate(byteCount: Int) throws(BusError) -> DMAMemory {
+    /// Zeroed pages; where they are shared, in a file that others can map to read them.
+    func allocate(byteCount: Int, isShared: Bool = false) throws(BusError) -> DMAMemory {
         guard byteCount > 0, byteCount <= PhysicalMemory.frameCount * pageBytes else {
             throw BusError(EINVAL, "cannot allocate \(byteCount) bytes for DMA")
         }
@@ -97,10 +99,7 @@ final class MemoryMap: @unchecked Sendable {  // everything is under its lock, o
             guard pages + 64 <= PhysicalMemory.frameCount - nextIndex + freeIndices.count else {
                 throw BusError(ENOMEM, "the simulated machine has no \(byteCount) bytes of memory left")
             }
-            let base = mmap(nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-            guard let base, base != UnsafeMutableRawPointer(bitPattern: -1) else {
-                throw BusError(ENOMEM, "the host gives no \(byteCount) bytes of memory")
-            }
+            let (base, file) = try Self.pages(byteCount, isShared: isShared)
             let frames = UnsafeMutablePointer<UInt64>.allocate(capacity: pages)
             var indices: [Int] = []
             indices.reserveCapacity(pages)
@@ -117,9 +116,32 @@ final class MemoryMap: @unchecked Sendable {  // everything is under its lock, o
                 indices.append(index)
             }
             freeIndices.append(contentsOf: skipped)
-            allocations[UInt(bitPattern: base)] = Allocation(byteCount: byteCount, frames: frames, indices: indices)
-            return DMAMemory(base: base, byteCount: byteCount, frames: UnsafePointer(frames))
+            allocations[UInt(bitPattern: base)] = Allocation(
+                byteCount: byteCount,
+                frames: frames,
+                indices: indices,
+                file: file
+            )
+            return DMAMemory(base: base, byteCount: byteCount, frames: UnsafePointer(frames), file: file)
         }
+    }
+
+    private static func pages(
+        _ byteCount: Int,
+        isShared: Bool
+    ) throws(BusError) -> (base: UnsafeMutableRawPointer, file: CInt?) {
+        var base: UnsafeMutableRawPointer?
+        var file: CInt?
+        if isShared {
+            let result = chw_shared_memory("cardfs-ring", byteCount, &base)
+            if result >= 0 { file = result }
+        } else {
+            base = mmap(nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        }
+        guard let base, base != UnsafeMutableRawPointer(bitPattern: -1) else {
+            throw BusError(ENOMEM, "the host gives no \(byteCount) bytes of memory")
+        }
+        return (base, file)
     }
 
     private func takeIndex() -> Int {
@@ -146,6 +168,7 @@ final class MemoryMap: @unchecked Sendable {  // everything is under its lock, o
         freeIndices.append(contentsOf: allocation.indices)
         allocation.frames.deallocate()
         munmap(UnsafeMutableRawPointer(bitPattern: base), allocation.byteCount)
+        if let file = allocation.file { close(file) }
     }
 
     // MARK: Mappings (the rules of VFIO_IOMMU_MAP_DMA and VFIO_IOMMU_UNMAP_DMA, type 1 version 2)

@@ -131,6 +131,11 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
         try memory.allocate(byteCount: byteCount)
     }
 
+    /// As ``allocateMemory(byteCount:)``, in a file of its own (memfd_create(2)) that can be mapped to be read. Any thread.
+    public func allocateSharedMemory(byteCount: Int) throws(BusError) -> DMAMemory {
+        try memory.allocate(byteCount: byteCount, isShared: true)
+    }
+
     /// Gives memory back; a card that still reaches it gets a bus error. Any thread.
     public func freeMemory(_ memory: DMAMemory) { self.memory.free(memory) { card.settle() } }
 

@@ -29,8 +29,24 @@ extension VFIOFunction {
         }
     }
 
-    /// Gives memory back to the machine. Nothing of it may be mapped.
-    public func freeMemory(_ memory: DMAMemory) { kernel.unmap(memory.base, byteCount: memory.byteCount) }
+    /// As ``allocateMemory(byteCount:)``, in a file of its own (memfd_create(2)) that can be mapped to be read; never from huge
+    /// pages.
+    public func allocateSharedMemory(byteCount: Int) throws(BusError) -> DMAMemory {
+        let size = Page.roundedUp(byteCount)
+        var base: UnsafeMutableRawPointer?
+        let file = chw_shared_memory("cardfs-ring", size, &base)
+        guard file >= 0, let base else {
+            throw BusError(-file, "no \(size) bytes of shared memory for the DMA of \(address): \(meaning(-file))")
+        }
+        madvise(base, size, CInt(MADV_DONTFORK))
+        return DMAMemory(base: base, byteCount: size, frames: nil, file: file)
+    }
+
+    /// Gives memory back to the machine. Nothing of it may be mapped for the card.
+    public func freeMemory(_ memory: DMAMemory) {
+        kernel.unmap(memory.base, byteCount: memory.byteCount)
+        if let file = memory.file { Glibc.close(file) }
+    }
 
     /// VFIO_IOMMU_MAP_DMA, which locks the memory and writes it into the IOMMU's tables.
     public func mapDMA(

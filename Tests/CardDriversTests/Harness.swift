@@ -28,6 +28,12 @@ private final class Ledger: @unchecked Sendable {  // guarded by `lock`; `owner`
         if record.pointee.status.isSuccess {
             for index in 0..<record.pointee.segmentCount {
                 let segment = record.pointee.segments[index]
+                if record.pointee.flags.contains(.mapped) {
+                    let start = Int(bitPattern: segment.iov_base)
+                    outcome.places.append(start..<start + segment.iov_len)
+                    outcome.end = PacketEnd(rawValue: UInt32(record.pointee.sequence))
+                    continue
+                }
                 outcome.bytes += UnsafeRawBufferPointer(start: segment.iov_base, count: segment.iov_len)
             }
         }
@@ -52,6 +58,9 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
         var cause = FailureCause.none
         var information = 0
         var bytes: [UInt8] = []
+        /// Of a mapped read: where in the ring the bytes lie, and how the packet ended.
+        var places: [Range<Int>] = []
+        var end: PacketEnd?
     }
 
     /// A request that was submitted.
@@ -152,6 +161,19 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
 
     func read(_ count: Int, _ flags: RequestFlags = [], cancelled: Bool = false) -> Request {
         submit(device.pool.pointee.allocate(.read, flags: flags, length: count)!, cancelled: cancelled)
+    }
+
+    /// A mapped read, which first gives back the oldest `release` results.
+    func borrow(
+        _ stream: UnsafeMutablePointer<StreamRecord>,
+        _ count: Int,
+        release: UInt64 = .max,
+        _ flags: RequestFlags = []
+    ) -> Request {
+        let record = device.pool.pointee.allocate(.read, flags: flags.union(.mapped), length: count)!
+        record.pointee.stream = stream
+        record.pointee.sequence = release
+        return submit(record)
     }
 
     /// fsync, or with `.close` what close does.

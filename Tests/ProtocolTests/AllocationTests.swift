@@ -75,6 +75,27 @@ import Testing
         try expectFree(FUSE_FSYNC, tx, kernel.bytes(sync))
     }
 
+    @Test(arguments: [100, 100_000, 1 << 20])
+    func `a mapped read allocates and retains nothing`(size: Int) throws {
+        try kernel.setSim("wire", "source")
+        let rx = try kernel.open("dma/rx", O_RDONLY)
+        var message = [UInt8](repeating: 0, count: 536)
+        message.withUnsafeMutableBytes {
+            // Everything that was lent is given back first.
+            $0.storeBytes(of: .max, toByteOffset: 0, as: UInt32.self)
+            $0.storeBytes(of: UInt64(size), toByteOffset: 8, as: UInt64.self)
+        }
+        var body = fuse_ioctl_in()
+        body.fh = rx.handle
+        body.cmd = 0xc218_4305
+        body.in_size = 536
+        body.out_size = 536
+        try expectFree(FUSE_IOCTL, rx, kernel.bytes(body) + message) {
+            let isThere = try eventually { try kernel.pollEvents(rx) != 0 }
+            #expect(isThere)
+        }
+    }
+
     @Test(arguments: [100, 4096, 20_000, 100_000])
     func `a DMA read allocates and retains nothing, copied or not`(size: Int) throws {
         try kernel.setSim("wire", "source")

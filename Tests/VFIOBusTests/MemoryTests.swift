@@ -118,4 +118,18 @@ import Testing
         #expect(UnsafeRawBufferPointer(start: memory.base, count: memory.byteCount).allSatisfy { $0 == 0 })
         function.freeMemory(memory)
     }
+
+    @Test func `shared memory can be mapped by others, to be read`() throws {
+        let memory = try function.allocateSharedMemory(byteCount: 5000)
+        let file = try #require(memory.file)
+        #expect(memory.byteCount == 8192)
+        let other = mmap(nil, 8192, PROT_READ, MAP_SHARED, file, 0)
+        defer { munmap(other, 8192) }
+        memory.base.storeBytes(of: 0x1234_5678, toByteOffset: 4096, as: UInt32.self)
+        #expect(other?.load(fromByteOffset: 4096, as: UInt32.self) == 0x1234_5678)
+        #expect(mmap(nil, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0) == UnsafeMutableRawPointer(bitPattern: -1))
+        #expect(ftruncate(file, 0) == -1)
+        function.freeMemory(memory)
+        #expect(fcntl(file, F_GETFD) == -1)
+    }
 }

@@ -46,5 +46,9 @@ int chw_set_processors(int thread, const void *_Nonnull bits, size_t byte_count)
 /// from Swift.)
 int chw_type_now(const char *_Nonnull path, uint32_t *_Nonnull mode);
 
+/// Zeroed memory in a file of its own that other processes can map, but not write, shrink or grow (memfd_create(2), sealed).
+/// Answers the file's descriptor, or a negative errno. (memfd_create and its seals are hidden from Swift.)
+int chw_shared_memory(const char *_Nonnull name, size_t byte_count, void *_Nullable *_Nonnull base);
+
 /// free(3), under a name that the allocation probe of the tests does not have to see through.
 CHW_INLINE void chw_free(void *_Nullable memory) { free(memory); }

@@ -8,6 +8,8 @@ extension ReceiveChannel {
         self.context = context
         self.ring = ring
         self.data = data
+        // Who has mapped the memory of before sees nothing of this one.
+        revokeLoans()
     }
 
     /// Whether nobody reads and nothing is there to be read.
@@ -94,6 +96,7 @@ extension ReceiveChannel {
     /// the ring now.
     mutating func hold() {
         isHeld = true
+        revokeLoans()
         readers.stop()
     }
 

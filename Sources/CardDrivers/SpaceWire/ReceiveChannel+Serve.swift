@@ -81,7 +81,7 @@ extension ReceiveChannel {
                 return deliver(record, wanted, end: .more)
             }
             if isCrowded() && view.byteCount > 0 && view.byteCount < wanted {
-                if record.pointee.flags.contains(.nonblocking) { return deliver(record, view.byteCount, end: .more) }
+                if isImpatient(record) { return deliver(record, view.byteCount, end: .more) }
                 return accumulate(record, view.byteCount)
             }
             return false
@@ -90,8 +90,16 @@ extension ReceiveChannel {
         let isGathered =
             record.pointee.flags.contains(.nonblocking) || now >= lastArrival &+ context.policy.gather
         if available &+ record.pointee.accumulated > 0 && isGathered { return deliver(record, available, end: .none) }
-        if isCrowded() && available > 0 { return accumulate(record, available) }
+        if isCrowded() && available > 0 {
+            if isImpatient(record) { return deliver(record, available, end: .none) }
+            return accumulate(record, available)
+        }
         return false
+    }
+
+    /// Whether a request takes what is there rather than gathering in memory of its own.
+    @_noLocks private func isImpatient(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
+        record.pointee.flags.contains(.nonblocking) || record.pointee.flags.contains(.mapped)
     }
 
     /// Passes end markers that carry no data: empty packets, and the ends of packets that exactly filled their slots.
@@ -123,6 +131,7 @@ extension ReceiveChannel {
         end: PacketEnd
     ) -> Bool {
         guard let context else { return false }
+        if record.pointee.flags.contains(.mapped) { return lend(record, count, end: end) }
         let total = record.pointee.accumulated &+ count
         var isDirect = false
         // Out of a common buffer every byte is copied, and its place goes back to the card at once.
@@ -132,13 +141,13 @@ extension ReceiveChannel {
                 && (count >= context.policy.directThreshold || record.pointee.flags.contains(.direct))
         }
         var isDone = false
-        if isDirect { isDone = pointAt(record, count) }
+        if isDirect { isDone = pointAt(record, count, isWhole: true) == count }
         if !isDone {
             if takeMemory(record) {
                 copyOut(record, count)
                 segment(record, 0, record.pointee.payload, total)
                 record.pointee.segmentCount = 1
-            } else if record.pointee.accumulated == 0, !pointAt(record, count) {
+            } else if record.pointee.accumulated == 0, pointAt(record, count, isWhole: true) != count {
                 // Neither memory nor few enough pieces: a shorter answer is an answer, and the first piece is one piece.
                 let piece = min(count, slots[place(head)].length &- headOffset)
                 return deliver(record, piece, end: framing == .packet ? .more : .none)
@@ -149,7 +158,7 @@ extension ReceiveChannel {
         return true
     }
 
-    @_noLocks private mutating func note(
+    @_noLocks mutating func note(
         _ record: UnsafeMutablePointer<RequestRecord>,
         _ total: Int,
         _ end: PacketEnd
@@ -223,22 +232,30 @@ extension ReceiveChannel {
     }
 
     /// Describes `count` bytes from `head` on as segments of the ring and keeps the card off them until the reply is made.
-    /// False, with nothing changed, if that takes too many segments.
-    @_noLocks private mutating func pointAt(_ record: UnsafeMutablePointer<RequestRecord>, _ count: Int) -> Bool {
-        guard let data else { return false }
+    /// Answers the bytes described: fewer if that would take too many segments, or, with nothing changed, 0 if it is to be all
+    /// or nothing.
+    @_noLocks mutating func pointAt(
+        _ record: UnsafeMutablePointer<RequestRecord>,
+        _ count: Int,
+        isWhole: Bool
+    ) -> Int {
+        guard let data else { return 0 }
         let before = (head, headOffset, available, isPacketOpen, counters.emptyPackets)
         let first = head
         var segments = 0
         var left = count
         var endOfLast = -1
         while left > 0 {
+            // A piece that continues the one before needs no segment, which is known only when it is taken.
+            let atLimit = (head, headOffset, available, isPacketOpen, counters.emptyPackets)
             let piece = nextPiece(left)
             if piece.offset == endOfLast {
                 record.pointee.segments[segments &- 1].iov_len &+= piece.byteCount
             } else {
                 guard segments < RequestRecord.maximumSegments else {
-                    (head, headOffset, available, isPacketOpen, counters.emptyPackets) = before
-                    return false
+                    (head, headOffset, available, isPacketOpen, counters.emptyPackets) = isWhole ? before : atLimit
+                    if isWhole { return 0 }
+                    break
                 }
                 segment(record, segments, data.base + piece.offset, piece.byteCount)
                 segments &+= 1
@@ -256,7 +273,7 @@ extension ReceiveChannel {
             slot &+= 1
         }
         record.pointee.driverContext = (first, end)
-        return true
+        return count &- left
     }
 
     @_noLocks private func segment(

@@ -67,6 +67,10 @@ struct ReceiveChannel: ~Copyable {
     var call = 0
     var lastEnd = PacketEnd.none
 
+    /// What programs have borrowed of the ring, and how often it was taken back from them.
+    var loans = ReceiveLoans()
+    var loanEpoch: UInt64 = 0
+
     /// What the service routine reads.
     let signals: UnsafeMutablePointer<InterruptSignals>
     var watchers = 0
@@ -98,6 +102,7 @@ struct ReceiveCounters {
     var discardedBytes: UInt64 = 0
     var bufferedRequests: UInt64 = 0
     var directRequests: UInt64 = 0
+    var lentBytes: UInt64 = 0
     var timeouts: UInt64 = 0
 }
 
@@ -114,6 +119,7 @@ extension ReceiveChannel {
             decided.add(record, refusal.status, cause: refusal.cause)
             return
         }
+        if record.pointee.flags.contains(.mapped), !beginLoan(record) { return }
         // Readers are served in the order they came: one that would overtake waits behind.
         if readers.waitingCount == 0 || record.pointee.flags.contains(.nonblocking), serve(record) {
             return

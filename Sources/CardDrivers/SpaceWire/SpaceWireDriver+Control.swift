@@ -183,6 +183,20 @@ extension SpaceWireDriver: DMAControl {
         }
     }
 
+    /// Programs may look at the receive ring.
+    public var lendsRing: Bool { true }
+
+    /// The receive ring's slots, while the card is prepared.
+    public var mappableRing: MappableRing? {
+        guard let data = receive.control({ $0.data }), let file = data.memory.file else { return nil }
+        return MappableRing(file: file, byteCount: data.byteCount)
+    }
+
+    /// Gives back what was lent through a file.
+    public func streamClosed(_ stream: UnsafeMutablePointer<StreamRecord>) {
+        receive.control { $0.endLoans(of: stream) }
+    }
+
     /// The counters of both channels.
     public var counters: [(name: String, help: String, value: UInt64)] {
         let sent = transmit.control {
@@ -213,6 +227,7 @@ extension SpaceWireDriver: DMAControl {
             ("rx_empty_packets_total", "Packets without data, which are never returned.", received.emptyPackets),
             ("rx_buffered_requests_total", "Reads answered from a copy.", received.bufferedRequests),
             ("rx_direct_requests_total", "Reads answered from the ring.", received.directRequests),
+            ("rx_lent_bytes_total", "Bytes that programs looked at in the ring.", received.lentBytes),
             ("rx_timeouts_total", "Reads that ended with ETIMEDOUT.", received.timeouts),
             ("link_events_total", "Link errors and time-codes.", signals.pointee.linkEvents.load(ordering: .relaxed)),
             ("bus_errors_total", "Bus errors the card reported.", signals.pointee.busErrors.load(ordering: .relaxed)),
@@ -262,6 +277,10 @@ extension SpaceWireDriver: DMAControl {
         case .startFailed: return "\(card) could not be brought back to work"
         case .notInD0: return "\(card) is not in D0"
         case .stillSending: return "close waited for the linger time and \(card) still has bytes to take"
+        case .ringTaken:
+            return "\(card) was stopped or reset since this file was opened, and the pieces of its ring were taken back"
+        case .ringHeld: return "this program holds all of the ring, so that nothing can come"
+        case .ringNotLent: return "the ring is not lent while dma/engine is system"
         case .dropped: return "the driver dropped the request"
         }
     }
@@ -281,6 +300,9 @@ extension SpaceWireDriver: DMAControl {
         case .removed: return "open anew after start was written to ctl"
         case .startFailed: return "see last_error, then write start to ctl"
         case .notInD0: return "see state"
+        case .ringTaken: return "open dma/rx and dma/buffer anew"
+        case .ringHeld: return "give pieces back before asking for more"
+        case .ringNotLent: return "write sg or common to dma/engine, or use read"
         case .stillSending: return "read dma/rx, or mount with a longer linger"
         default: return ""
         }

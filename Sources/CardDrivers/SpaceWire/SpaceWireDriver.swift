@@ -80,7 +80,7 @@ public final class SpaceWireDriver: CardDriver {
     private(set) var transmitTable: CommonBuffer?
     private var transmitSlots: CommonBuffer?
     private var receiveTable: CommonBuffer?
-    private var receiveData: CommonBuffer?
+    private(set) var receiveData: CommonBuffer?
     /// For a card that cannot reach the memory of requests.
     private(set) var mapper: TransmitMapper?
     /// The engines the card has; the first is the one it begins with.
@@ -170,7 +170,8 @@ public final class SpaceWireDriver: CardDriver {
         let receiveTable = try adapter.allocateCommonBuffer(byteCount: table, alignment: table)
         self.receiveTable = receiveTable
         let receiveData = try adapter.allocateCommonBuffer(
-            byteCount: ReceiveChannel.slotCount * ReceiveChannel.slotByteCount
+            byteCount: ReceiveChannel.slotCount * ReceiveChannel.slotByteCount,
+            isShared: true
         )
         self.receiveData = receiveData
         isFullCard = window.load32(SpaceWireLayout.id) == SpaceWireLayout.identity

@@ -36,6 +36,10 @@ extension CardFileSystem {
         outputByteCount: Int
     ) {
         let handle = mount.pointee.handles.pointee[number]
+        if handle.pointee.kind == .receive, command == RingMessage.command {
+            fail(request, id, EOPNOTSUPP, "the driver \(device.driverName) lends no ring; read dma/rx instead")
+            return
+        }
         // Programs ask every file whether it is a terminal: what is unknown is no failure to be remembered.
         guard handle.pointee.kind == .windowRegister, let function = IOControlNumber.function(command),
             let bar0 = device.function.baseAddressRegisters.first(where: { $0.index == 0 })

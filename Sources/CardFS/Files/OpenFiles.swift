@@ -84,6 +84,7 @@ extension CardFileSystem {
                 handle.stream = device.streams.open()
                 open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM)
             case .receive:
+                handle.stream = device.streams.open()
                 open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH)
             case .interruptLog:
                 handle.cursor = device.interrupt.pointee.log.end
@@ -142,7 +143,10 @@ extension CardFileSystem {
     func closeFile(_ number: UInt64) {
         let handle = mount.pointee.handles.pointee[number]
         poll.forget(number)
-        if let stream = handle.pointee.stream { device.streams.close(stream) }
+        if let stream = handle.pointee.stream {
+            if handle.pointee.kind == .receive { device.dma?.streamClosed(stream) }
+            device.streams.close(stream)
+        }
         mount.pointee.handles.pointee.close(number)
     }
 }

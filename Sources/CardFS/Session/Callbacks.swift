@@ -157,7 +157,13 @@ private func onReadLink(_ request: fuse_req_t?, _ id: UInt64) {
             _ = fuse_reply_err(request, EINVAL)
             return
         }
-        _ = fuse_reply_readlink(request, fileSystem.tree.nodes[node].target)
+        guard let read = fileSystem.tree.nodes[node].read else {
+            _ = fuse_reply_readlink(request, fileSystem.tree.nodes[node].target)
+            return
+        }
+        do throws(FileError) {
+            _ = fuse_reply_readlink(request, try read())
+        } catch { fileSystem.fail(request, id, error.code, error.sentence) }
     }
 }
 
@@ -308,14 +314,15 @@ private func onControl(
         _ = fuse_reply_err(request, ENOTTY)
         return
     }
+    let number = info.pointee.fh
+    let bytes = UnsafeRawBufferPointer(start: input, count: input == nil ? 0 : inputByteCount)
+    let result = hotControl(request, mountState(request), number, command, bytes)
+    if case .done = result { return }
     _ = fileSystem(request) {
-        $0.control(
-            request,
-            id,
-            info.pointee.fh,
-            command,
-            UnsafeRawBufferPointer(start: input, count: input == nil ? 0 : inputByteCount),
-            outputByteCount: outputByteCount
-        )
+        if case .elsewhere = result {
+            $0.control(request, id, number, command, bytes, outputByteCount: outputByteCount)
+        } else {
+            $0.failHot(result, request, id, number)
+        }
     }
 }

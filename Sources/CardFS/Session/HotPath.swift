@@ -105,6 +105,34 @@ import Synchronization
     return .done
 }
 
+/// Serves ioctl(2) on `dma/rx`: lends bytes of the receive ring to a program that has mapped it. As many of its oldest loans as
+/// it says come back, then it borrows up to what it wants, as a read of as many bytes would get.
+@_noLocks func hotControl(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ number: UInt64,
+    _ command: UInt32,
+    _ input: UnsafeRawBufferPointer
+) -> HotResult {
+    let handle = mount.pointee.handles.pointee[number]
+    guard case .receive = handle.pointee.kind, command == RingMessage.command, mount.pointee.lendsRing,
+        input.count == RingMessage.byteCount, let message = input.baseAddress
+    else { return .elsewhere }
+    if isDead(mount, handle) { return .dead }
+    let wanted = message.loadUnaligned(fromByteOffset: RingMessage.bytes, as: UInt64.self)
+    let size = wanted > UInt64(Int.max) ? Int.max : Int(truncatingIfNeeded: wanted)
+    mount.pointee.counters.streamReads.wrappingAdd(1, ordering: .relaxed)
+    let flags = RequestFlags(rawValue: flags(handle).rawValue | RequestFlags.mapped.rawValue)
+    guard let record = mount.pointee.pool.pointee.allocate(.read, flags: flags, length: size) else {
+        return .failure(.insufficientResources, .outOfBuffers)
+    }
+    record.pointee.stream = handle.pointee.stream
+    record.pointee.sequence =
+        UInt64(message.loadUnaligned(fromByteOffset: RingMessage.release, as: UInt32.self))
+    submit(request, mount, record)
+    return .done
+}
+
 /// Whether a file leads to a card that was removed after it was opened. Files of the mount itself go on.
 @_noLocks private func isDead(
     _ mount: UnsafeMutablePointer<MountState>,

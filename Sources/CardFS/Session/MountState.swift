@@ -16,6 +16,8 @@ struct MountState: ~Copyable {
     let handles: UnsafeMutablePointer<HandleTable>
     /// The driver's data path; nil for a card without DMA.
     let entry: UnsafeMutablePointer<chw_entry_points>?
+    /// Whether programs may look at the receive ring where it lies.
+    let lendsRing: Bool
     /// Shorter requests take the buffered path.
     let directThreshold: Int
     /// The window of BAR0 that `bar0` and `offset` reach.
@@ -47,6 +49,7 @@ struct MountState: ~Copyable {
         } else {
             entry = nil
         }
+        lendsRing = device.dma?.lendsRing ?? false
         handles = .allocate(capacity: 1)
         handles.initialize(to: HandleTable())
         directThreshold = options.directThreshold

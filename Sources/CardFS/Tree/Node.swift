@@ -17,7 +17,7 @@ struct Node {
     var width = AccessWidth.long
     /// Where a link leads.
     var target = ""
-    /// What a text file says.
+    /// What a text file says; where a link leads that is not always the same.
     var read: (@Sendable () throws(FileError) -> String)?
     /// What a line written to a text file does. It must not block.
     var write: (@Sendable (String) throws(FileError) -> Void)?

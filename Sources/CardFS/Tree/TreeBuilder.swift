@@ -218,6 +218,26 @@ struct TreeBuilder {
                 }
             )
         )
+        if device.dma?.lendsRing == true {
+            tree.add(
+                Node(
+                    name: "buffer",
+                    parent: directory,
+                    kind: .link,
+                    mode: 0o777,
+                    read: { () throws(FileError) in
+                        // The memory is another after a stop, and so is the descriptor.
+                        guard let ring = device.dma?.mappableRing else {
+                            throw FileError(
+                                ENODEV,
+                                "\(device.function.address) has no DMA memory that could be mapped now; see state"
+                            )
+                        }
+                        return "/proc/\(getpid())/fd/\(ring.file)"
+                    }
+                )
+            )
+        }
         tree.add(
             Node(
                 name: "rx_end",

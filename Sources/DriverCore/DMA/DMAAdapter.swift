@@ -89,10 +89,16 @@ public final class DMAAdapter: @unchecked Sendable {
     /// Takes memory and maps it for the card (AllocateCommonBuffer). At least one page is used, and bytes past `byteCount`
     /// belong to nobody. The logical address is a multiple of `alignment`.
     ///
+    /// A shared one can be mapped by programs of the same user, where the bus can do that: see ``DMAMemory/file``.
+    ///
     /// Throws ``Status/insufficientResources``; nothing is kept then. Passive level.
-    public func allocateCommonBuffer(byteCount: Int, alignment: Int = Page.size) throws(StatusError) -> CommonBuffer {
+    public func allocateCommonBuffer(
+        byteCount: Int,
+        alignment: Int = Page.size,
+        isShared: Bool = false
+    ) throws(StatusError) -> CommonBuffer {
         try LevelRule.allocateCommonBuffer.check()
-        return try allocate(.commonBuffer, byteCount: byteCount, alignment: alignment)
+        return try allocate(.commonBuffer, byteCount: byteCount, alignment: alignment, isShared: isShared)
     }
 
     /// Takes memory that is contiguous for the card, lies between two logical addresses and does not cross a multiple of
@@ -136,7 +142,8 @@ public final class DMAAdapter: @unchecked Sendable {
         byteCount: Int,
         alignment: Int,
         within range: ClosedRange<UInt64> = 0...UInt64.max,
-        boundary: UInt64 = 0
+        boundary: UInt64 = 0,
+        isShared: Bool = false
     ) throws(StatusError) -> CommonBuffer {
         guard byteCount > 0 else { throw StatusError(.invalidParameter, "a common buffer of no bytes") }
         guard !isPut else {
@@ -155,7 +162,10 @@ public final class DMAAdapter: @unchecked Sendable {
             }
             let memory: DMAMemory
             do throws(BusError) {
-                memory = try function.allocateMemory(byteCount: byteCount)
+                memory =
+                    try isShared
+                    ? function.allocateSharedMemory(byteCount: byteCount)
+                    : function.allocateMemory(byteCount: byteCount)
             } catch {
                 throw StatusError(.insufficientResources, error.sentence)
             }

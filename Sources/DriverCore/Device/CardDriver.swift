@@ -141,8 +141,42 @@ public protocol DMAControl: AnyObject {
     /// Counters of the driver, for the metrics file: name, help, value.
     var counters: [(name: String, help: String, value: UInt64)] { get }
 
+    /// Whether mapped reads are served.
+    var lendsRing: Bool { get }
+
+    /// The memory the card writes, for programs that look at it there instead of reading copies; nil where there is none.
+    var mappableRing: MappableRing? { get }
+
+    /// An open file of a stream was closed: what was lent through it comes back. No request of it is under way.
+    func streamClosed(_ stream: UnsafeMutablePointer<StreamRecord>)
+
     /// Asks that a change of readiness in a direction (0 to the card, 1 from it) be told, or no longer.
     func watchReadiness(_ direction: UInt32, _ on: Bool)
+}
+
+extension DMAControl {
+    /// They are not.
+    public var lendsRing: Bool { false }
+
+    /// There is none.
+    public var mappableRing: MappableRing? { nil }
+
+    /// Nothing was lent.
+    public func streamClosed(_ stream: UnsafeMutablePointer<StreamRecord>) {}
+}
+
+/// The memory of a receive ring, as a program can map it.
+public struct MappableRing: Sendable {
+    /// A descriptor of this process for the file the memory is.
+    public var file: CInt
+    /// Bytes of the ring.
+    public var byteCount: Int
+
+    /// Describes a ring.
+    public init(file: CInt, byteCount: Int) {
+        self.file = file
+        self.byteCount = byteCount
+    }
 }
 
 /// Whether the boundaries of packets are visible.

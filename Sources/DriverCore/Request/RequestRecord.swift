@@ -26,6 +26,8 @@ public struct RequestFlags: OptionSet, Sendable {
     @inlinable public static var synchronous: RequestFlags { @_noLocks get { RequestFlags(rawValue: 2) } }
     /// Never through a system buffer (O_DIRECT).
     @inlinable public static var direct: RequestFlags { @_noLocks get { RequestFlags(rawValue: 4) } }
+    /// A read that is answered with where the bytes lie in the card's ring, which it borrows until it gives them back.
+    @inlinable public static var mapped: RequestFlags { @_noLocks get { RequestFlags(rawValue: 16) } }
     /// The payload of this write is a copy (buffered I/O).
     @inlinable public static var buffered: RequestFlags { @_noLocks get { RequestFlags(rawValue: 8) } }
 }
@@ -68,6 +70,12 @@ public enum FailureCause: UInt8, Sendable {
     case notInD0
     /// Close waited long enough; the card still has bytes to take.
     case stillSending
+    /// The ring was taken back from the program that had borrowed from it.
+    case ringTaken
+    /// The program that asks for more has borrowed all there is.
+    case ringHeld
+    /// With this engine the ring cannot be lent.
+    case ringNotLent
     /// The request was dropped without an answer: a defect of a driver.
     case dropped
 }
@@ -126,14 +134,16 @@ public struct RequestRecord: ~Copyable {
     public var cause: FailureCause
     /// Bytes lost earlier that this request tells of.
     public var lostBytes: UInt64
-    /// Pieces of memory a read answers with; valid until the completion routine returns.
+    /// Pieces of memory a read answers with; valid until the completion routine returns. Of a mapped read: where in the ring they
+    /// begin, as numbers.
     public var segments: UnsafeMutablePointer<Segment>
     /// Pieces in ``segments``.
     public var segmentCount: Int
 
     /// When it began to wait, by the device's clock.
     public var waitingSince: UInt64
-    /// The channel's sequence number this request waits for.
+    /// The channel's sequence number this request waits for. Of a mapped read: how many of the oldest loans it gives back, and
+    /// when it is done, the ``PacketEnd`` of what it got.
     public var sequence: UInt64
     /// Bytes already copied into ``payload`` for a read that is being put together.
     public var accumulated: Int

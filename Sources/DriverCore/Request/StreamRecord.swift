@@ -12,6 +12,8 @@ public struct StreamRecord: ~Copyable {
     private var sequenceGeneration: UInt64 = 0
     private var lastSequence: UInt64 = 0
     private var lossGeneration: UInt64 = 0
+    private var ringGeneration: UInt64 = 0
+    private var ringEpoch: UInt64 = 0
     private var loss = StreamLoss(status: .success, cause: .none, byteCount: 0)
 
     init(generation: UnsafeMutablePointer<Atomic<UInt64>>) { self.generation = generation }
@@ -30,6 +32,16 @@ public struct StreamRecord: ~Copyable {
 
     /// What was lost of the bytes accepted through the open file; told to every later write, fsync and close.
     public var lost: StreamLoss? { @_noLocks get { lossGeneration == opening() ? loss : nil } }
+
+    /// Ties the open file to the present state of a ring it borrows from, at its first call. False once that has changed: what
+    /// was borrowed is not the file's any more.
+    @_noLocks public mutating func bindRing(_ epoch: UInt64) -> Bool {
+        if ringGeneration != opening() {
+            ringGeneration = opening()
+            ringEpoch = epoch
+        }
+        return ringEpoch == epoch
+    }
 
     /// Notes that bytes accepted through an opening were lost.
     @_noLocks public mutating func lose(
