@@ -160,6 +160,7 @@ import Testing
         let station = try Station()
         let program = try Program(station)
         station.write(pattern(100_000))
+        #expect(eventually { station.counter("rx_arrived_bytes_total") == 100_000 })
         #expect(try program.next(100_000).information == 100_000)
         let waiting = station.borrow(program.stream, 100)
         switch how {
