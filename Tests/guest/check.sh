@@ -58,7 +58,8 @@ within() {
 put() { echo "$1" > "$2"; }
 
 # monitor COMMAND: a command to the monitor of this guest's QEMU.
-monitor() { echo "$1" > /dev/ttyS1; }
+# The empty line ends whatever an echo of the port's first moments has left there.
+monitor() { printf '\n%s\n' "$1" > /dev/ttyS1; }
 
 # random BYTES FILE
 random() { head -c "$1" /dev/urandom > "$2"; }
