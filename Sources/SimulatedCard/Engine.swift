@@ -3,8 +3,9 @@ import PCIBus
 import Synchronization
 
 /// How long an engine looks for work before it sleeps, in nanoseconds: longer than a driver takes from an interrupt to the
-/// next doorbell, short enough not to be seen as load.
-let engineSpin: UInt64 = 20_000
+/// next doorbell, or a writer of megabytes from one to the next, so that a doorbell need not wake a thread; short enough not
+/// to be seen as load.
+let engineSpin: UInt64 = 100_000
 
 /// Bytes of a page, as a constant the engines' loops may use.
 var pageBytes: Int { @_noLocks get { 4096 } }
@@ -231,6 +232,8 @@ extension Card {
                 if engine.words.pointee.signal.load(ordering: .acquiring) != seen { return }
                 chw_pause()
             }
+            // Whoever else wants the processor has work to do.
+            sched_yield()
             if time != .max, clock.now() >= time { return }
         }
         let parking = engine.parking
