@@ -201,7 +201,7 @@ extension MountTests {
         }
 
         @Test func `a transfer without bus mastering times out with a sentence that says so`() async throws {
-            let card = try MountedCard("linger=0,tx_timeout=500ms")
+            let card = try MountedCard("tx_timeout=500ms")
             await card.check(
                 """
                 write("config", struct.pack("<H", 2), offset=4)
