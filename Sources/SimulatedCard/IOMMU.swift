@@ -57,6 +57,12 @@ struct IOMMU: @unchecked Sendable {  // tables of atomics; the record of faults 
         return page + Int(logical & 0xfff)
     }
 
+    /// Has what the next translation needs brought into the cache: frames lie without order, so that each is a miss otherwise.
+    @inline(__always) @_noLocks func expect(_ logical: UInt32) {
+        let logical = logical & addressMask.pointee
+        physical.expect(table[Int(logical >> 12)].load(ordering: .relaxed) >> 12)
+    }
+
     func set(_ page: Int, frame: UInt64, _ access: DMAAccess) {
         table[page].store(frame << 12 | UInt64(access.rawValue & 3), ordering: .releasing)
     }

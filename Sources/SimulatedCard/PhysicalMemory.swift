@@ -28,6 +28,12 @@ struct PhysicalMemory: @unchecked Sendable {  // a table of atomics
         return UnsafeMutableRawPointer(bitPattern: table[index].load(ordering: .acquiring))
     }
 
+    /// Has the entry of a frame brought into the cache.
+    @inline(__always) @_noLocks func expect(_ frame: UInt64) {
+        let index = Int(truncatingIfNeeded: frame &- Self.firstFrame)
+        if index >= 0, index < Self.frameCount { chw_prefetch(table + index) }
+    }
+
     /// Puts a page of this process behind a frame, or nothing.
     func set(_ frame: UInt64, to page: UnsafeMutableRawPointer?) {
         table[Int(frame &- Self.firstFrame)]

@@ -88,6 +88,9 @@ extension Card {
                 transfer.faulted = true
                 return
             }
+            if transfer.moved &+ count < transfer.byteCount {
+                iommu.expect(logical &+ UInt32(truncatingIfNeeded: count))
+            }
             if let ring = transfer.ring {
                 chw_copy(target, ring + transfer.moved, count)
             } else {

@@ -18,6 +18,9 @@ CHW_INLINE uint64_t chw_clock_nanoseconds(clockid_t clock) {
 /// Copies bytes that do not overlap.
 CHW_INLINE void chw_copy(void *_Nonnull to, const void *_Nonnull from, size_t byte_count) { memcpy(to, from, byte_count); }
 
+/// Brings a word that will be read soon into the processor's cache.
+CHW_INLINE void chw_prefetch(const void *_Nonnull address) { __builtin_prefetch(address); }
+
 /// Adds 1 to an eventfd. The counter cannot overflow in practice, so the result says nothing.
 CHW_INLINE void chw_eventfd_signal(int descriptor) {
     const uint64_t one = 1;
