@@ -20,7 +20,7 @@ mount_card() {
         echo "$0: there is no cardfs; build it first: swift build -c release" >&2
         exit 1
     }
-    M=$(mktemp -d "${TMPDIR:-/tmp}/cardfs-example.XXXXXX")
+    M=$(mktemp -d)
     trap leave EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP

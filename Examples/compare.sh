@@ -38,7 +38,7 @@ ls $SOURCES/null.c* > /dev/null 2>&1 || {
 
 # 1. What is compared.
 
-W=$(mktemp -d "${TMPDIR:-/tmp}/cardfs-compare.XXXXXX")
+W=$(mktemp -d)
 DAEMONS=""
 finish() {
     status=$?

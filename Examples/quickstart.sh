@@ -75,7 +75,7 @@ CARDFS=$(swift build -c release --show-bin-path)/cardfs
 
 # 3. Mount. From here on there is something to take away again.
 
-M=$(mktemp -d "${TMPDIR:-/tmp}/cardfs-quickstart.XXXXXX")
+M=$(mktemp -d)
 leave() {
     status=$?
     trap - EXIT INT TERM HUP

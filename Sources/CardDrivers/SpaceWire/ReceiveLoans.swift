@@ -94,17 +94,21 @@ extension ReceiveChannel {
         return false
     }
 
-    /// Ends a mapped read with the places of up to `count` bytes from `head` on. There are bytes.
+    /// Ends a mapped read with the places of up to `count` bytes from `head` on. There are bytes. True: it was decided.
     @_noLocks mutating func lend(
         _ record: UnsafeMutablePointer<RequestRecord>,
         _ count: Int,
         end: PacketEnd
     ) -> Bool {
         guard let stream = record.pointee.stream, loans.count < ReceiveLoans.capacity else {
-            return !refuse(record, .insufficientResources, .ringHeld)
+            decided.add(record, .insufficientResources, cause: .ringHeld)
+            return true
         }
         // It may have waited while the ring was made anew.
-        guard stream.pointee.bindRing(loanEpoch) else { return !refuse(record, .requestAborted, .ringTaken) }
+        guard stream.pointee.bindRing(loanEpoch) else {
+            decided.add(record, .requestAborted, cause: .ringTaken)
+            return true
+        }
         let got = pointAt(record, count, isWhole: false)
         // The program has mapped the ring elsewhere: it is told how far from the ring's first byte a piece is.
         let base = UInt(bitPattern: data?.base)

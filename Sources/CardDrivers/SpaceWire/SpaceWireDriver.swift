@@ -80,7 +80,7 @@ public final class SpaceWireDriver: CardDriver {
     private(set) var transmitTable: CommonBuffer?
     private var transmitSlots: CommonBuffer?
     private var receiveTable: CommonBuffer?
-    private(set) var receiveData: CommonBuffer?
+    private var receiveData: CommonBuffer?
     /// For a card that cannot reach the memory of requests.
     private(set) var mapper: TransmitMapper?
     /// The engines the card has; the first is the one it begins with.
