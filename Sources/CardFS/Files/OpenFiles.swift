@@ -36,8 +36,27 @@ extension CardFileSystem {
     /// The attributes of anything the kernel has a number for.
     func attributes(of id: UInt64) -> stat? {
         guard let node = NodeID.node(id) else { return registerAttributes(id) }
-        return node > 0 && node < tree.nodes.count ? attributes(node) : nil
+        guard node > 0, node < tree.nodes.count else { return nil }
+        var result = attributes(node)
+        if let size = lookUps.size(of: id) { result.st_size = off_t(size) }
+        return result
     }
+
+    /// The node that a look-up of `node` leads to, and its attributes.
+    func lookUp(_ number: Int) -> (id: UInt64, attributes: stat) {
+        let node = tree.nodes[number]
+        guard node.isOfEachLookUp else { return (UInt64(number), attributes(number)) }
+        let id = NodeID.lookUp(number, serial: nextSerial())
+        if node.size == 0, let read = node.read, node.command == nil {
+            let seen = poll.stateChanges
+            // A file that cannot be sampled now says so when it is read.
+            if let text = try? read() { lookUps.keep(LookUpSamples.Sample(text: text, stateChanges: seen), of: id) }
+        }
+        return (id, attributes(of: id) ?? attributes(number))
+    }
+
+    /// The kernel does not know a node any more.
+    func forget(_ id: UInt64) { lookUps.forget(id) }
 
     private func attributes(_ inode: UInt64, _ mode: mode_t, _ size: UInt64, _ links: UInt) -> stat {
         var result = stat()

@@ -28,16 +28,19 @@ extension CardFileSystem {
         let lock = mount.pointee.handles.pointee.lock(for: number)
         if offset == 0 || handle.pointee.text == nil {
             let seen = poll.stateChanges
-            let text: String
+            let sample: LookUpSamples.Sample
             do throws(FileError) {
-                text = try read()
+                sample =
+                    if let found = lookUps.take(of: id) { found } else {
+                        LookUpSamples.Sample(text: try read(), stateChanges: seen)
+                    }
             } catch {
                 fail(request, id, error.code, error.sentence)
                 return
             }
             lock.locked {
-                setText(handle, text)
-                handle.pointee.cursor = seen
+                setText(handle, sample.text)
+                handle.pointee.cursor = sample.stateChanges
             }
         }
         lock.locked {

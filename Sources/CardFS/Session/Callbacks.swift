@@ -13,6 +13,8 @@ func makeOperations() -> fuse_lowlevel_ops {
     var operations = fuse_lowlevel_ops()
     operations.`init` = onInit
     operations.lookup = onLookup
+    operations.forget = onForget
+    operations.forget_multi = onForgetMany
     operations.getattr = onGetAttributes
     operations.setattr = onSetAttributes
     operations.readlink = onReadLink
@@ -48,6 +50,10 @@ private func onInit(_ context: UnsafeMutableRawPointer?, _ connection: UnsafeMut
     guard let connection else { return }
     // Payload goes by the request's own memory, never through a pipe.
     connection.pointee.want &= ~UInt32(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE)
+    // The kernel would cut one asynchronous transfer (io_submit, io_uring) into requests that run side by side and overtake
+    // each other on the stream. Without it such a transfer is one request after the other: io_submit waits for it, io_uring
+    // gives it to a worker.
+    connection.pointee.want &= ~UInt32(FUSE_CAP_ASYNC_DIO)
     connection.pointee.max_readahead = 0
     connection.pointee.max_background = 64
 }
@@ -71,14 +77,13 @@ private func onLookup(_ request: fuse_req_t?, _ parent: UInt64, _ name: UnsafePo
         }
         var entry = fuse_entry_param()
         if let node = fileSystem.tree.child(String(cString: name), of: directory) {
-            let kind = fileSystem.tree.nodes[node].kind
-            let isStream = kind == .transmit || kind == .receive
-            entry.ino = isStream ? NodeID.stream(node, serial: fileSystem.nextSerial()) : UInt64(node)
-            entry.attr = fileSystem.attributes(node)
-            // Each look-up of a stream must reach us, since each gets a file of its own.
-            entry.entry_timeout = isStream ? 0 : 3600
+            let isOfEachLookUp = fileSystem.tree.nodes[node].isOfEachLookUp
+            (entry.ino, entry.attr) = fileSystem.lookUp(node)
+            // The next look-up must reach us too, to make a node of its own.
+            entry.entry_timeout = isOfEachLookUp ? 0 : 3600
             entry.attr_timeout = 3600
-            _ = fuse_reply_entry(request, &entry)
+            // Of a look-up that was interrupted the kernel has no node, and forgets none.
+            if fuse_reply_entry(request, &entry) != 0 { fileSystem.forget(entry.ino) }
             return
         }
         guard fileSystem.tree.nodes[directory].name == "regs" else {
@@ -115,6 +120,21 @@ private func lookUpRegister(
             : "is ambiguous or no multiple of its width; write for example 0x20010, or 0x20011.b for a byte"
         fileSystem.fail(request, UInt64(directory), code, "the register offset \(shown) \(reason)")
     }
+}
+
+/// A node that one look-up made is looked up once: the kernel forgets it when nobody uses it any more.
+private func onForget(_ request: fuse_req_t?, _ id: UInt64, _ lookUps: UInt64) {
+    guard let request else { return }
+    _ = fileSystem(request) { $0.forget(id) }
+    fuse_reply_none(request)
+}
+
+private func onForgetMany(_ request: fuse_req_t?, _ count: Int, _ nodes: UnsafeMutablePointer<fuse_forget_data>?) {
+    guard let request else { return }
+    _ = fileSystem(request) { fileSystem in
+        for node in UnsafeBufferPointer(start: nodes, count: count) { fileSystem.forget(node.ino) }
+    }
+    fuse_reply_none(request)
 }
 
 private func onGetAttributes(_ request: fuse_req_t?, _ id: UInt64, _ info: UnsafeMutablePointer<fuse_file_info>?) {

@@ -19,6 +19,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     let owner: (uid: UInt32, gid: UInt32)
     let mountTime: timespec
     let poll: PollTable
+    let lookUps = LookUpSamples()
     /// Where system buffers of control requests come from.
     let systemMemory = SystemMemory()
     let interruptReaders = LineReaders(InterruptLines(), index: 0)
@@ -170,7 +171,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         }
     }
 
-    /// A number no stream has had.
+    /// A number no look-up has had.
     func nextSerial() -> UInt64 { serial.wrappingAdd(1, ordering: .relaxed).oldValue }
 
     // MARK: Failures

@@ -31,8 +31,7 @@ enum FileKind {
 ///
 /// ```
 /// 0 … 2^16-1            a node of the tree, 1 is the root
-/// serial << 16 | node   one opening of a stream: each look-up gives a new serial, so that the kernel's lock on one
-///                       file never holds up another
+/// serial << 16 | node   a node that one look-up made (``Node/isOfEachLookUp``), until the kernel forgets it
 /// 2^62 | width << 56 | offset   regs/0x…
 /// ```
 enum NodeID {
@@ -41,8 +40,8 @@ enum NodeID {
         id & (1 << 62) != 0 ? nil : Int(truncatingIfNeeded: id & 0xffff)
     }
 
-    /// The number of one opening of a stream.
-    static func stream(_ node: Int, serial: UInt64) -> UInt64 { (serial & ((1 << 45) - 1)) << 16 | UInt64(node) }
+    /// The number of the node that one look-up makes.
+    static func lookUp(_ node: Int, serial: UInt64) -> UInt64 { (serial & ((1 << 45) - 1)) << 16 | UInt64(node) }
 
     /// The number of a register.
     static func register(offset: UInt64, byteCount: Int) -> UInt64 { 1 << 62 | UInt64(byteCount) << 56 | offset }

@@ -24,6 +24,17 @@ struct Node {
     /// As `write`, for what takes time: runs on the card's worker, and the writer is answered when it is done. A signal for
     /// the writer cancels it.
     var command: (@Sendable (String, Cancellation) throws(FileError) -> Void)?
+
+    /// Whether each look-up makes a node of its own towards the kernel, with the same st_ino. The kernel serialises the writes
+    /// to one node, and a process that waits for that lock does not even die: so no two opens share the node of a file whose
+    /// write may wait. Text whose length varies has a size that is true for one sample only.
+    var isOfEachLookUp: Bool {
+        switch kind {
+        case .transmit, .receive: true
+        case .text, .state: command != nil || size == 0
+        default: false
+        }
+    }
 }
 
 /// The nodes of a mount by number and by name.
