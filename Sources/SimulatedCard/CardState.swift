@@ -4,13 +4,13 @@ import Synchronization
 
 /// What a test can make go wrong.
 enum Fault: CaseIterable {
-    case none, hangTransmit, hangReceive, errorEnd, gone, zeros
+    case none, hangTransmit, hangReceive, errorEnd, falseLength, gone, zeros
 
     // Written out: the derived one is unknown to `@_noLocks`.
     @_noLocks static func == (left: Fault, right: Fault) -> Bool {
         switch (left, right) {
         case (.none, .none), (.hangTransmit, .hangTransmit), (.hangReceive, .hangReceive), (.errorEnd, .errorEnd),
-            (.gone, .gone), (.zeros, .zeros):
+            (.falseLength, .falseLength), (.gone, .gone), (.zeros, .zeros):
             true
         default: false
         }
@@ -22,6 +22,7 @@ enum Fault: CaseIterable {
         case .hangTransmit: "hang-tx"
         case .hangReceive: "hang-rx"
         case .errorEnd: "eep"
+        case .falseLength: "length"
         case .gone: "gone"
         case .zeros: "zeros"
         }
@@ -48,6 +49,8 @@ struct CardParts {
     let iommu: IOMMU
     /// Whether the transmitter takes a packet from several runs of addresses.
     let isGathering: Bool
+    /// The most that the register for packets counts.
+    let packetCounterLimit: UInt32
     let tx = EnginePointer(isTransmitter: true)
     let rx = EnginePointer(isTransmitter: false)
     let gate = InterruptGate()
@@ -62,6 +65,7 @@ struct CardParts {
         self.clock = clock
         self.iommu = iommu
         isGathering = configuration.scatterGather
+        packetCounterLimit = UInt32(clamping: min(max(configuration.packetCounterLimit, 1), SlaveState.longestPiece))
         state = .allocate(capacity: 1)
         state.initialize(
             to: CardState(

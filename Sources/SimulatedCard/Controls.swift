@@ -99,8 +99,8 @@ extension SimulatedFunction {
         BusControl(
             name: "fault",
             summary:
-                "none, hang-tx, hang-rx, eep (the next packet to the card ends in EEP), gone or zeros (the card left the "
-                + "bus, reads are all ones or zero)",
+                "none, hang-tx, hang-rx, eep (the next packet to the card ends in EEP), length (the next length the card tells "
+                + "of what it has received is nonsense), gone or zeros (the card left the bus, reads are all ones or zero)",
             read: { [self] in locked { $0.pointee.fault.name + "\n" } },
             write: { [self] text throws(BusError) in
                 guard let fault = Fault.allCases.first(where: { $0.name == text }) else {

@@ -45,7 +45,10 @@ extension Card {
                 case .fault, .idle: return .wait
                 }
             }
-            guard available == 0 else { return planPiece(available, &transfer) }
+            guard available == 0 else {
+                guard makeSlaveRoom() else { return .wait }
+                return planPiece(available, &transfer)
+            }
             guard endPacket(isError: marker == .eep) else { return .wait }
             if state.pointee.interrupts.toDeliver != 0 { return .again }
         }
@@ -54,6 +57,9 @@ extension Card {
     @_noLocks private func planPiece(_ available: Int, _ transfer: inout Transfer) -> Step {
         let rx = self.rx
         var count = min(min(available, rx.state.pointee.byteCount &- rx.state.pointee.position), transferLimit)
+        if rx.slave.pointee.isOn {
+            count = min(count, Int(parts.pointee.packetCounterLimit &- rx.slave.pointee.packetBytes))
+        }
         if state.pointee.wire.rate != 0 {
             if clock.now() < rx.state.pointee.nextTransfer { return .waitUntil(rx.state.pointee.nextTransfer) }
             count = min(count, state.pointee.wire.piece)
@@ -168,9 +174,12 @@ extension Card {
     @_noLocks private func finishReceive(_ marker: UInt32) {
         let rx = self.rx
         let interrupts = rx.state.pointee.flags & Descriptor.interrupt != 0
-        guard finish(rx, UInt32(truncatingIfNeeded: rx.state.pointee.position) & Descriptor.length | marker) else {
-            return
+        var length = UInt32(truncatingIfNeeded: rx.state.pointee.position) & Descriptor.length
+        if state.pointee.fault == .falseLength, !rx.slave.pointee.isOn {
+            state.pointee.fault = .none
+            length = Descriptor.length
         }
+        guard finish(rx, length | marker) else { return }
         if interrupts { state.pointee.core.sticky |= Status.receiveDescriptor }
         if marker != 0 {
             state.pointee.core.sticky |= Status.receivePacket

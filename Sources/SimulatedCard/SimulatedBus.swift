@@ -13,6 +13,9 @@ public final class SimulatedBus: PCIBus, @unchecked Sendable {  // the set of ad
         public var scatterGather = true
         /// The most map registers the machine grants a driver; nil for as many as it wants.
         public var mapRegisters: Int?
+        /// The most bytes of a packet that the card's register for packets delivered through the slave DMA controller counts:
+        /// a longer packet is told in pieces.
+        public var packetCounterLimit = 256 << 20
         /// Paces the wire when its rate is limited. The caller keeps it as long as cards are open.
         public var clock: Clock
 

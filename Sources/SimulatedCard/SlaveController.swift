@@ -9,7 +9,8 @@ import Synchronization
 //     0x110  bit 0 the transmitter, bit 1 the receiver is served by the slave controller
 //     0x114  written: bits 23:0 bytes of a piece to send, bit 31 end of packet behind it; read: pieces there is room for
 //     0x118  written: bytes more the receiver may deliver
-//     0x11c  read: bytes of the oldest packet that ended, bit 30 in EEP, bit 31 there was one
+//     0x11c  read: bits 28:0 bytes of the oldest packet that ended, bit 30 in EEP, bit 31 there was one; with bit 29 it has not
+//            ended, and these are the bytes of a piece of it
 
 /// A channel and what the engine that it serves was told. Under the lock of the card.
 struct SlaveState {
@@ -17,6 +18,8 @@ struct SlaveState {
     static var depth: Int { @_noLocks get { 512 } }
     /// Bytes after which a receiver that has not ended a packet tells of them.
     static var noticeBytes: Int { @_noLocks get { 32 << 10 } }
+    /// The most bytes that the register for packets can show.
+    static var longestPiece: Int { 0x1fff_ffff }
 
     /// The controller serves the engine.
     var isOn = false
@@ -88,10 +91,27 @@ extension Card {
 
     /// The receiver got the end of a packet; false while the card remembers as many as it can.
     @_noLocks func endSlavePacket(isError: Bool) -> Bool {
+        if state.pointee.fault == .falseLength {
+            state.pointee.fault = .none
+            rx.slave.pointee.packetBytes = 0x1fff_ffff
+        }
+        return storeSlavePacket(isError ? 1 << 30 : 0)
+    }
+
+    /// A packet of which no more bytes can be counted is told of as a piece before it goes on; false while the card remembers
+    /// as many as it can.
+    @_noLocks func makeSlaveRoom() -> Bool {
+        guard rx.slave.pointee.isOn, rx.slave.pointee.packetBytes >= parts.pointee.packetCounterLimit else {
+            return true
+        }
+        return storeSlavePacket(1 << 29)
+    }
+
+    @_noLocks private func storeSlavePacket(_ flags: UInt32) -> Bool {
         let slave = rx.slave
         guard slave.pointee.stored &- slave.pointee.taken < SlaveState.depth else { return false }
         slave.pointee.entries[slave.pointee.stored & (SlaveState.depth &- 1)] =
-            slave.pointee.packetBytes | (isError ? 1 << 30 : 0) | 1 << 31
+            slave.pointee.packetBytes | flags | 1 << 31
         slave.pointee.stored &+= 1
         slave.pointee.packetBytes = 0
         return true

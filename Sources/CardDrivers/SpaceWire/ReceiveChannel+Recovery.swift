@@ -16,7 +16,7 @@ extension ReceiveChannel {
     mutating func isIdle() -> Bool {
         reap()
         settle()
-        return available == 0 && readers.oldest == nil && !isInUse
+        return available == 0 && readers.oldest == nil && !isInUse && fault == nil
     }
 
     /// Whether anything has come that nobody has read.
@@ -34,10 +34,11 @@ extension ReceiveChannel {
     }
 
     /// Lets the card deliver as much as there is room for, and starts its receiver.
-    private func grant() {
+    private mutating func grant() {
         guard let context, let stream else { return }
-        let unread = slots(from: released, to: filled)
-        context.window.store32(UInt32(stream.byteCount - 1 - unread), SpaceWireLayout.slaveCredit)
+        let room = stream.byteCount - 1 - slots(from: released, to: filled)
+        self.stream?.limit = stream.controller + UInt64(room)
+        context.window.store32(UInt32(room), SpaceWireLayout.slaveCredit)
         context.ring(SpaceWireLayout.Control.receiveStart)
     }
 
@@ -57,6 +58,9 @@ extension ReceiveChannel {
         refusal = nil
         isHeld = false
         readers.start()
+        // What was wrong before a sleep is still to be told, behind what came before it.
+        if !keepsUnread { fault = nil }
+        if fault != nil { context?.deferred.pointee.queue(call) }
         if keepsUnread { restartEngine() } else { restartRing() }
         keepsUnread = false
         repost()
@@ -64,7 +68,7 @@ extension ReceiveChannel {
         setTimer()
     }
 
-    private mutating func restartRing() {
+    mutating func restartRing() {
         guard let ring, let context else { return }
         ring.clear()
         posted = 0
@@ -119,6 +123,7 @@ extension ReceiveChannel {
         if keepsUnread { counters.discardedBytes += UInt64(available) }
         keepsUnread = false
         available = 0
+        fault = nil
         ring = nil
         stream = nil
         startStream = nil
@@ -128,12 +133,13 @@ extension ReceiveChannel {
 
     /// Lets an engine that a bus error stopped go on at the descriptor it had.
     mutating func restartEngine() {
-        guard let ring, let context, !isHeld else { return }
+        guard let ring, let context, !isHeld, fault == nil else { return }
         reap()
+        guard fault == nil else { return }
         if case .system = engine {
             // The card has forgotten what it had not told of: that is here, and its packet ends in error.
             closeStreamPacket()
-            grant()
+            if fault == nil { grant() }
             return
         }
         let place = UInt64(place(filled) * SpaceWireLayout.descriptorByteCount)
@@ -156,6 +162,7 @@ extension ReceiveChannel {
         headOffset = 0
         available = 0
         counters.discardedBytes += UInt64(bytes)
+        if fault != nil { dropFault() }
         return bytes
     }
 

@@ -19,7 +19,7 @@ extension ReceiveChannel {
         guard let context else { return false }
         let wanted = record.pointee.length &- record.pointee.accumulated
         if isHeld { return false }
-        if isCrowded() && available > 0 { return true }
+        if hasFaultToTell || isCrowded() && available > 0 { return true }
         if framing == .packet { return isPacketReady(atLeast: wanted) || isOverdue(record, context.clock.now()) }
         return available >= wanted
             || available &+ record.pointee.accumulated > 0
@@ -70,6 +70,7 @@ extension ReceiveChannel {
     @_noLocks mutating func serve(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
         guard let context, !isHeld else { return false }
         skipEmpty()
+        if tellFault(record) { return true }
         let wanted = record.pointee.length &- record.pointee.accumulated
         let now = context.clock.now()
         if framing == .packet {

@@ -48,6 +48,8 @@ struct ReceiveChannel: ~Copyable {
     var isHeld = true
     /// The card was removed or has left: how every request ends until it is started again.
     var refusal: (status: Status, cause: FailureCause)?
+    /// What the card told that cannot be so; nothing is taken from it while this is set.
+    var fault: CardFault?
     /// What the ring holds is to be read after a sleep.
     var keepsUnread = false
 
@@ -104,6 +106,7 @@ struct ReceiveCounters {
     var directRequests: UInt64 = 0
     var lentBytes: UInt64 = 0
     var timeouts: UInt64 = 0
+    var cardErrors: UInt64 = 0
 }
 
 // MARK: - The path of a read
@@ -134,7 +137,7 @@ extension ReceiveChannel {
 
     /// Takes over what the card has filled.
     @_noLocks mutating func reap() {
-        guard let ring, let context else { return }
+        guard let ring, let context, fault == nil else { return }
         if case .system = engine {
             reapStream()
             skipEmpty()
@@ -144,8 +147,17 @@ extension ReceiveChannel {
         while filled != posted {
             let word = ring.status(filled)
             if word & SpaceWireLayout.Descriptor.enable != 0 { break }
+            let length = Int(word & SpaceWireLayout.Descriptor.lengthMask)
+            guard length <= Self.slotByteCount, word & SpaceWireLayout.Descriptor.done != 0 else {
+                refuse(
+                    length > Self.slotByteCount
+                        ? CardFault(.receiveLength, UInt64(length), limit: UInt64(Self.slotByteCount))
+                        : CardFault(.receiveStatus, UInt64(word))
+                )
+                break
+            }
             var slot = ReceiveSlot()
-            slot.length = Int(word & SpaceWireLayout.Descriptor.lengthMask)
+            slot.length = length
             slot.offset = place(filled) &* Self.slotByteCount
             if word & SpaceWireLayout.Descriptor.eep != 0 {
                 slot.end = .eep
@@ -233,7 +245,7 @@ extension ReceiveChannel {
             repostStream()
             return
         }
-        guard let ring, let data, let context, !isHeld else { return }
+        guard let ring, let data, let context, !isHeld, fault == nil else { return }
         let before = released
         while released != head, slots[place(released)].users == 0 {
             let slot = place(released)
@@ -260,7 +272,7 @@ extension ReceiveChannel {
     @_noLocks mutating func isReadable() -> Bool {
         reap()
         settle()
-        return available > 0 && (framing == .stream || isPacketReady(atLeast: .max))
+        return hasFaultToTell || available > 0 && (framing == .stream || isPacketReady(atLeast: .max))
     }
 
     /// Sets the timer to when the oldest reader has waited long enough.

@@ -8,6 +8,11 @@ extension SpaceWireDriver {
     /// The transmitter's deferred call and timer.
     func transmitDeferred() {
         let stall = transmit.control { $0.runDeferred() }
+        if let fault = transmit.control({ $0.fault }) {
+            recover(.cardError, .ioDeviceError, fault.text(device.function.address)) { [transmit] in
+                transmit.control { $0.fault != nil }
+            }
+        }
         if transmit.control({ $0.isAwaited }), looksGone() {
             device.reportMissing()
         } else if case .stalled = stall, let cause = recovery.locked({ isWorking ? diagnose() : nil }) {
@@ -37,8 +42,36 @@ extension SpaceWireDriver {
     /// The receiver's deferred call and timer.
     func receiveDeferred() {
         receive.control { $0.runDeferred() }
+        recoverReceiver()
         if receive.control({ $0.readers.oldest != nil }), looksGone() { device.reportMissing() }
         tellIfReady(1)
+    }
+
+    /// What the receiver was told cannot be so: both engines are reset, and the receiver begins anew when its reader knows.
+    private func recoverReceiver() {
+        let (found, count) = receive.control { ($0.fault, $0.counters.cardErrors) }
+        guard let found else { return }
+        if !found.isReported {
+            let text = found.text(device.function.address)
+            recover(.cardError, .ioDeviceError, text) { [receive] in receive.control { $0.fault != nil } }
+            let arrived = receive.control { $0.counters.arrivedBytes }
+            device.report(
+                TransferFailure(
+                    stage: "descriptor",
+                    direction: .fromDevice,
+                    bytesDone: arrived,
+                    bytesLost: 0,
+                    status: .ioDeviceError,
+                    cause: text,
+                    advice: adviceText(.cardError)
+                )
+            )
+            receive.control {
+                if $0.counters.cardErrors == count { $0.fault?.isReported = true }
+                $0.settle()
+            }
+        }
+        recovery.locked { if isWorking { receive.control { $0.restartAfterFault() } } }
     }
 
     /// A status register that cannot read so makes the card suspect; its vendor ID decides.
@@ -80,15 +113,22 @@ extension SpaceWireDriver {
 
     /// Takes the transmit ring back from a card that does not go on, accounts for what is lost, and lets it start anew.
     ///
-    /// One recovery at a time, and none of a card that is suspended; `isNeeded` is asked when it is this one's turn.
-    func recover(_ cause: FailureCause, _ status: Status, ifNeeded isNeeded: () -> Bool = { true }) {
+    /// One recovery at a time, and none of a card that is suspended; `isNeeded` is asked when it is this one's turn. `text`
+    /// says what happened better than the cause alone.
+    func recover(
+        _ cause: FailureCause,
+        _ status: Status,
+        _ text: String? = nil,
+        ifNeeded isNeeded: () -> Bool = { true }
+    ) {
         var stage = "data"
         let lost: UInt64? = recovery.locked {
             guard isWorking, isNeeded() else { return nil }
             transmit.control { $0.hold() }
             let window = signals.pointee.window
-            if cause == .busError {
-                // Both engines stopped at the error, and only a DMA reset lets them start again.
+            if cause == .busError || cause == .cardError {
+                // Both engines stopped at a bus error, and only a DMA reset lets them start again. After numbers that cannot be
+                // so nobody knows what they do.
                 restartEngines(window)
             } else if !cancelTransmitter(window) {
                 stage = "descriptor"
@@ -99,7 +139,7 @@ extension SpaceWireDriver {
             return lost
         }
         guard let lost else { return }
-        if lost > 0 || cause != .discarded { reportLoss(lost, stage, status, cause) }
+        if lost > 0 || cause != .discarded { reportLoss(lost, stage, status, cause, text) }
     }
 
     /// Asks the transmitter to stop, and waits at most 10 ms. Nothing new gets into the ring meanwhile, and no lock is held.
@@ -122,7 +162,13 @@ extension SpaceWireDriver {
     }
 
     /// Tells of lost bytes in `dma/last_error` and the list of recent failures.
-    func reportLoss(_ lost: UInt64, _ stage: String, _ status: Status, _ cause: FailureCause) {
+    func reportLoss(
+        _ lost: UInt64,
+        _ stage: String,
+        _ status: Status,
+        _ cause: FailureCause,
+        _ text: String? = nil
+    ) {
         let sent = transmit.control { $0.counters.sentBytes }
         device.report(
             TransferFailure(
@@ -131,7 +177,7 @@ extension SpaceWireDriver {
                 bytesDone: sent,
                 bytesLost: lost,
                 status: status,
-                cause: causeText(cause),
+                cause: text ?? causeText(cause),
                 advice: adviceText(cause)
             )
         )
@@ -230,6 +276,11 @@ extension SpaceWireDriver: DMAControl {
             ("rx_lent_bytes_total", "Bytes that programs looked at in the ring.", received.lentBytes),
             ("rx_timeouts_total", "Reads that ended with ETIMEDOUT.", received.timeouts),
             ("link_events_total", "Link errors and time-codes.", signals.pointee.linkEvents.load(ordering: .relaxed)),
+            (
+                "card_errors_total",
+                "Numbers of the card's that could not be so: lengths, counters, descriptors.",
+                sent.cardErrors + received.cardErrors
+            ),
             ("bus_errors_total", "Bus errors the card reported.", signals.pointee.busErrors.load(ordering: .relaxed)),
         ]
     }
@@ -264,6 +315,8 @@ extension SpaceWireDriver: DMAControl {
         case .busMasterOff: return "bus mastering of \(card) is off, so that it cannot fetch descriptors"
         case .stuck: return "\(card) kept a descriptor without progress and was stopped"
         case .busError: return "\(card) met a bus error: an address its IOMMU does not translate"
+        case .cardError:
+            return "\(card) told a length, a counter or a descriptor that cannot be so, and was stopped"
         case .noData: return "nothing came from \(card) in time"
         case .packetTooLong:
             return "a packet is at most \(maximumPacketLength) bytes in packet framing"
@@ -290,6 +343,7 @@ extension SpaceWireDriver: DMAControl {
         case .receiverFull: return "read dma/rx, or write sink to sim/wire"
         case .linkDown: return "check the cable and the far end; regs/status bits 1:0 read 3 in Run"
         case .busMasterOff: return "switch it on with setpci COMMAND=0004:0004"
+        case .cardError: return "reset the card if it happens again"
         case .stuck, .busError: return "write again, and if it comes back write reset to ctl"
         case .discarded: return "write what is still needed again"
         case .noData: return "check that the far end sends, or mount with rx_timeout=0 to wait for ever"

@@ -29,7 +29,7 @@ enum SpaceWireLayout {
     static var slaveSend: UInt64 { @_noLocks get { 0x114 } }
     /// Bytes more that the receiver may deliver through it.
     static var slaveCredit: UInt64 { @_noLocks get { 0x118 } }
-    /// Read: the oldest packet delivered through it: bytes, bit 30 ended in EEP, bit 31 there was one.
+    /// Read: the oldest packet delivered through it, see ``Packet``.
     static var slavePacket: UInt64 { @_noLocks get { 0x11c } }
     /// The value of ``id``: "SPWC".
     static let identity: UInt32 = 0x5350_5743
@@ -79,6 +79,18 @@ enum SpaceWireLayout {
         static var done: UInt32 { @_noLocks get { 1 << 19 } }
         static var eop: UInt32 { @_noLocks get { 1 << 20 } }
         static var eep: UInt32 { @_noLocks get { 1 << 21 } }
+    }
+
+    /// Bits of ``slavePacket``.
+    enum Packet {
+        /// Bytes of a packet, or of the piece of one that is longer than can be counted here.
+        static var lengthMask: UInt32 { @_noLocks get { 0x1fff_ffff } }
+        /// A piece: the packet goes on behind it.
+        static var goesOn: UInt32 { @_noLocks get { 1 << 29 } }
+        /// It ended in EEP.
+        static var eep: UInt32 { @_noLocks get { 1 << 30 } }
+        /// There was one.
+        static var isThere: UInt32 { @_noLocks get { 1 << 31 } }
     }
 
     /// Descriptor tables are 1024 entries long and aligned to their size.

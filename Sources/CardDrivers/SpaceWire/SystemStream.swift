@@ -12,6 +12,8 @@ struct SystemStream {
     var driver: UInt64 = 0
     /// Where the controller is.
     var controller: UInt64 = 0
+    /// How far the controller may go: to what the driver has posted to the card, or granted it.
+    var limit: UInt64 = 0
 
     init(_ adapter: SystemDMAAdapter, _ buffer: CommonBuffer) {
         channel = adapter.channel
@@ -20,11 +22,19 @@ struct SystemStream {
     }
 
     /// Follows the controller (ReadDmaCounter). It is never a whole round ahead of the last look: the driver keeps a byte back.
-    @_noLocks mutating func follow() {
-        let place = byteCount &- channel.counter()
+    /// A counter that cannot be so is answered, and not followed.
+    @_noLocks mutating func follow(_ kind: CardFault.Kind) -> CardFault? {
+        let counter = channel.counter()
+        let allowed = limit &- controller
+        guard counter >= 0, counter <= byteCount else {
+            return CardFault(kind, UInt64(truncatingIfNeeded: counter), limit: allowed)
+        }
+        let place = byteCount &- counter
         let before = Int(truncatingIfNeeded: controller % UInt64(byteCount))
-        let moved = place >= before ? place &- before : place &+ byteCount &- before
-        controller &+= UInt64(moved)
+        let moved = UInt64(place >= before ? place &- before : place &+ byteCount &- before)
+        guard moved <= allowed else { return CardFault(kind, UInt64(truncatingIfNeeded: counter), limit: allowed) }
+        controller &+= moved
+        return nil
     }
 
     /// Where a position is in the buffer.
@@ -46,6 +56,7 @@ extension TransmitChannel {
         if first < length { chw_copy(stream.base, payload + first, length &- first) }
         chw_dma_write_barrier()
         stream.driver &+= UInt64(length)
+        stream.limit = stream.driver
         self.stream = stream
         tail &+= 1
         accept(record, .none)
@@ -67,18 +78,24 @@ extension ReceiveChannel {
     @_noLocks mutating func reapStream() {
         guard let context, var stream else { return }
         let before = filled
-        stream.follow()
+        if let fault = stream.follow(.receiveCounter) { return refuse(fault) }
         while filled &- released < UInt64(Self.slotCount) &- 2 {
             let packet = context.window.load32(SpaceWireLayout.slavePacket)
-            guard packet & 1 << 31 != 0, packet != .max else { break }
-            let end = packetStart &+ UInt64(packet & 0x3fff_ffff)
-            let isError = packet & 1 << 30 != 0
-            addChunk(stream, upTo: end, end: isError ? .eep : .eop)
+            guard packet & SpaceWireLayout.Packet.isThere != 0, packet != .max else { break }
+            let length = UInt64(packet & SpaceWireLayout.Packet.lengthMask)
+            let end = packetStart &+ length
+            // What the card has ended it has delivered, after the look above perhaps.
+            if end > stream.controller, let fault = stream.follow(.receiveCounter) { return refuse(fault) }
+            guard end >= chunked, end <= stream.controller else {
+                return refuse(CardFault(.packetLength, length, limit: stream.controller &- packetStart))
+            }
+            let isError = packet & SpaceWireLayout.Packet.eep != 0
+            let goesOn = packet & SpaceWireLayout.Packet.goesOn != 0
+            if !goesOn || end > chunked { addChunk(stream, upTo: end, end: goesOn ? .none : isError ? .eep : .eop) }
             packetStart = end
+            if goesOn { continue }
             counters.packets &+= 1
             if isError { counters.errorPackets &+= 1 }
-            // What the card has ended it has delivered, after the look above perhaps.
-            if end > stream.controller { stream.follow() }
         }
         if filled &- released < UInt64(Self.slotCount) &- 2, chunked < stream.controller {
             addChunk(stream, upTo: stream.controller, end: .none)
@@ -90,7 +107,7 @@ extension ReceiveChannel {
     /// Takes over all that was delivered, as a packet that was cut off if it is none.
     mutating func closeStreamPacket() {
         guard var stream else { return }
-        stream.follow()
+        if let fault = stream.follow(.receiveCounter) { return refuse(fault) }
         self.stream = stream
         if packetStart < stream.controller, filled &- released < UInt64(Self.slotCount) &- 2 {
             addChunk(stream, upTo: stream.controller, end: .eep)
@@ -117,13 +134,15 @@ extension ReceiveChannel {
 
     /// Lets the card deliver as many bytes more as were read.
     @_noLocks mutating func repostStream() {
-        guard let context, !isHeld else { return }
+        guard let context, !isHeld, fault == nil else { return }
         var bytes = 0
         while released != head, slots[place(released)].users == 0 {
             bytes &+= slots[place(released)].length
             released &+= 1
         }
         posted = released &+ UInt64(Self.slotCount)
-        if bytes > 0 { context.window.store32(UInt32(truncatingIfNeeded: bytes), SpaceWireLayout.slaveCredit) }
+        guard bytes > 0 else { return }
+        stream?.limit &+= UInt64(bytes)
+        context.window.store32(UInt32(truncatingIfNeeded: bytes), SpaceWireLayout.slaveCredit)
     }
 }

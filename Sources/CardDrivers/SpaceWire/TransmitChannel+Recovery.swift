@@ -43,6 +43,7 @@ extension TransmitChannel {
     private mutating func restartRing() {
         guard let ring, let context else { return }
         ring.clear()
+        fault = nil
         marks.update(repeating: TransmitMark(), count: Self.ringCount)
         head = 0
         tail = 0

@@ -77,6 +77,8 @@ struct TransmitChannel: ~Copyable {
     var isHeld = true
     /// The card was removed or has left: how every request ends until it is started again.
     var refusal: (status: Status, cause: FailureCause)?
+    /// What the card told that cannot be so, until its engines are reset.
+    var fault: CardFault?
 
     var lastProgress: UInt64 = 0
     var isTimerSet = false
@@ -111,6 +113,7 @@ struct TransmitCounters {
     var directRequests: UInt64 = 0
     var timeouts: UInt64 = 0
     var recoveries: UInt64 = 0
+    var cardErrors: UInt64 = 0
 }
 
 // MARK: - The path of a write
@@ -205,7 +208,7 @@ extension TransmitChannel {
     }
 
     @_noLocks private func hasRoom(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
-        guard !isHeld, !mapping.isOn, let ring else { return false }
+        guard !isHeld, fault == nil, !mapping.isOn, let ring else { return false }
         if case .common = engine {
             let needed = slotsNeeded(record.pointee.length)
             return needed &+ slotsToSkip(ring, needed) <= ring.count &- Int(tail &- head)
@@ -380,9 +383,9 @@ extension TransmitChannel {
 
     /// Takes back what the card has done.
     @_noLocks mutating func reap() {
-        guard let ring, let context else { return }
+        guard let ring, let context, fault == nil else { return }
         let before = head
-        if head != tail, case .system = engine { stream?.follow() }
+        if head != tail, case .system = engine { followStream() }
         while head != tail {
             let mark = marks[Int(truncatingIfNeeded: head) & (Self.ringCount &- 1)]
             guard isTaken(mark, ring) else { break }
@@ -395,12 +398,6 @@ extension TransmitChannel {
             giveBack(mark)
         }
         if head != before { lastProgress = context.clock.now() }
-    }
-
-    /// Whether the card has taken what the entry at `head` stands for.
-    @_noLocks private func isTaken(_ mark: TransmitMark, _ ring: DescriptorRing) -> Bool {
-        if case .system = engine { return mark.end <= stream?.controller ?? 0 }
-        return ring.status(head) & SpaceWireLayout.Descriptor.enable == 0
     }
 
     @_noLocks mutating func giveBack(_ mark: TransmitMark) {

@@ -46,6 +46,8 @@ public enum FailureCause: UInt8, Sendable {
     case stuck
     /// The card met an address its IOMMU does not translate, or a bus error.
     case busError
+    /// The card told a number that cannot be so.
+    case cardError
     /// Nothing came from the card.
     case noData
     /// A packet is longer than one request can carry.
