@@ -86,9 +86,14 @@ let package = Package(
             name: "CProbe",
             path: "Tests/CProbe"
         ),
+        .target(
+            name: "Fuzz",
+            path: "Tests/Fuzz",
+            swiftSettings: swiftSettings
+        ),
         .testTarget(
             name: "PCIBusTests",
-            dependencies: ["PCIBus", "CHardware"],
+            dependencies: ["PCIBus", "CHardware", "Fuzz"],
             swiftSettings: swiftSettings
         ),
         .target(
@@ -100,7 +105,7 @@ let package = Package(
         .testTarget(
             name: "CommandTests",
             dependencies: [
-                "cardfs", "CardFS", "PCIBus", "TestSupport", .product(name: "Logging", package: "swift-log"),
+                "cardfs", "CardFS", "PCIBus", "TestSupport", "Fuzz", .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: swiftSettings
         ),
@@ -116,12 +121,12 @@ let package = Package(
         ),
         .testTarget(
             name: "VFIOBusTests",
-            dependencies: ["VFIOBus", "CVFIO", "PCIBus", "CHardware"],
+            dependencies: ["VFIOBus", "CVFIO", "PCIBus", "CHardware", "Fuzz"],
             swiftSettings: swiftSettings
         ),
         .testTarget(
             name: "DriverCoreTests",
-            dependencies: ["DriverCore", "PCIBus", "CHardware"],
+            dependencies: ["DriverCore", "PCIBus", "CHardware", "Fuzz"],
             swiftSettings: swiftSettings
         ),
         .testTarget(
@@ -133,13 +138,14 @@ let package = Package(
             name: "ProtocolTests",
             dependencies: [
                 "CardFS", "CardDrivers", "SimulatedCard", "DriverCore", "PCIBus", "CFuse", "CHardware", "CProbe",
+                "Fuzz",
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: swiftSettings
         ),
         .testTarget(
             name: "CardFSTests",
-            dependencies: ["CardFS", "PCIBus", "CProbe", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["CardFS", "PCIBus", "CProbe", "Fuzz", .product(name: "Logging", package: "swift-log")],
             swiftSettings: swiftSettings
         ),
     ],

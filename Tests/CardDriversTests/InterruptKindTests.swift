@@ -65,6 +65,17 @@ import Testing
         #expect(try station.collect(100, by: 100) == pattern(100))
     }
 
+    @Test func `a card that has left the bus claims no interrupt of the line`() throws {
+        let station = try Station { $0.interrupts = .intx }
+        let interrupt = station.device.interrupt
+        try station.set("fault", "gone")
+        let before = (interrupt.pointee.log.totalCount, interrupt.pointee.declinedCount)
+        let events = (station.counter("link_events_total"), station.counter("bus_errors_total"))
+        for _ in 0..<3 { try station.set("line", "neighbour") }
+        #expect(interrupt.pointee.declinedCount == before.1 + 3 && interrupt.pointee.log.totalCount == before.0)
+        #expect((station.counter("link_events_total"), station.counter("bus_errors_total")) == events)
+    }
+
     @Test(arguments: kinds)
     func `a change of the link interrupts, whatever it is told by`(kind: InterruptKind) throws {
         let station = try Station { $0.interrupts = kind }

@@ -3,16 +3,22 @@ import PCIBus
 import Testing
 
 @Suite struct MountOptionsTests {
-    @Test func `without options the values are those of the manual`() throws {
-        let options = try MountOptions([])
-        #expect(options == MountOptions())
-        #expect(options.directThreshold == 16384)
-        #expect(options.gatherNanoseconds == 10_000_000)
-        #expect(options.transmitTimeoutNanoseconds == 10_000_000_000)
-        #expect(options.receiveTimeoutNanoseconds == 0)
-        #expect(options.lingerNanoseconds == 2_000_000_000)
-        #expect(options.receiverByteCount == 64 << 20)
-        #expect(options.threads == nil && options.uid == nil && options.address == nil)
+    @Test(arguments: [[], [""], [","], ["rw"]]) func `without options the values are those of the manual`(
+        lists: [String]
+    )
+        throws
+    {
+        let options = try MountOptions(lists)
+        #expect(!options.readOnly && !options.allowOther && !options.verify && !options.expert)
+        #expect(!options.allowBAR2Writes)
+        #expect(options.uid == nil && options.gid == nil && options.mode == nil && options.address == nil)
+        #expect(options.directThreshold == 16384 && options.gatherNanoseconds == 10_000_000)
+        #expect(options.transmitTimeoutNanoseconds == 10_000_000_000 && options.receiveTimeoutNanoseconds == 0)
+        #expect(options.lingerNanoseconds == 2_000_000_000 && options.reloadTimeoutNanoseconds == 60_000_000_000)
+        #expect(options.interrupts == nil && options.threads == nil && options.spinNanoseconds == 0)
+        #expect(options.receiverByteCount == 64 << 20 && options.simulatedAddressBits == 32)
+        #expect(options.simulatedScatterGather && options.simulatedMapRegisters == nil)
+        #expect(options.kernelOptions.isEmpty)
     }
 
     @Test func `several lists add up, and a later option wins`() throws {

@@ -27,19 +27,4 @@ import Testing
         )
         #expect(ExecutionLevel.current == .passive)
     }
-
-    @Test(arguments: LevelRule.all.indices)
-    func `each routine is refused outside its levels, and named`(index: Int) {
-        let rule = LevelRule.all[index]
-        for level in ExecutionLevel.allCases {
-            level.run {
-                if rule.levels.contains(level) {
-                    #expect(status { () throws(StatusError) in try rule.check() } == .success)
-                } else {
-                    let error = #expect(throws: StatusError.self) { try rule.check() }
-                    #expect(error?.status == .invalidDeviceState && error?.sentence.contains(rule.routine) == true)
-                }
-            }
-        }
-    }
 }

@@ -21,6 +21,8 @@ final class FakeBAR {
     var accesses: [String] = []
     /// What every read answers instead of the memory.
     var constant: UInt64?
+    /// Called in the middle of each read.
+    var reading: (() -> Void)?
 
     init(byteCount: Int) { bytes = [UInt8](repeating: 0x5a, count: byteCount) }
 
@@ -39,6 +41,7 @@ final class FakeBAR {
 
     private func load(_ offset: Int, _ width: Int) -> UInt64 {
         accesses.append("r\(width)@\(offset)")
+        reading?()
         if let constant { return width == 8 ? constant : constant & (1 << UInt64(8 * width) - 1) }
         return (0..<width).reduce(0) { $0 | UInt64(bytes[offset + $1]) << UInt64(8 * $1) }
     }
@@ -151,6 +154,7 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
         guardian.lock()
         defer { guardian.unlock() }
         if isAbsent { return UInt32(truncatingIfNeeded: width.allOnes) }
+        try Self.check(offset, width)
         if offset == 0 { vendorReadCount += 1 }
         return (0..<width.byteCount).reduce(0) { $0 | UInt32(configuration[offset + $1]) << UInt32(8 * $1) }
     }
@@ -159,12 +163,19 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
         guardian.lock()
         defer { guardian.unlock() }
         if isAbsent { return }
+        try Self.check(offset, width)
         let before = command
         for index in 0..<width.byteCount {
             configuration[offset + index] = UInt8(truncatingIfNeeded: value >> UInt32(8 * index))
         }
         guard offset == ConfigurationSpace.command, (before ^ command) & 4 != 0 else { return }
         trace.add(command & 4 != 0 ? "master on" : "master off")
+    }
+
+    private static func check(_ offset: Int, _ width: AccessWidth) throws(BusError) {
+        guard offset >= 0, offset <= 256 - width.byteCount, offset % width.byteCount == 0 else {
+            throw BusError(EINVAL, "\(width.byteCount) bytes at \(offset) of configuration space")
+        }
     }
 
     func map(bar index: Int) throws(BusError) -> RegisterWindow {
@@ -229,8 +240,12 @@ final class FakeFunction: PCIFunction, @unchecked Sendable {  // used by one thr
 
     func release() { trace.add("release") }
 
+    /// Called at each look for the card.
+    var looked: (() -> Void)?
+
     func reclaim() throws(BusError) {
         trace.add("reclaim")
+        looked?()
         try step("reclaim")
     }
 

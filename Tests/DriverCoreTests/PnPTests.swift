@@ -36,6 +36,23 @@ import Testing
         #expect(device.stateText == "pnp Started\npower D0\n" && function.command & 6 == 6)
     }
 
+    @Test func `from the start on, a common buffer is one page at most`() throws {
+        let (_, device) = try added()
+        // The driver took one of two pages when it prepared the hardware, as it does again after a stop.
+        for _ in 0..<2 {
+            try device.start()
+            let adapter = try #require(device.adapter)
+            #expect(
+                status { () throws(StatusError) in _ = try adapter.allocateCommonBuffer(byteCount: 4097) }
+                    == .insufficientResources
+            )
+            #expect(
+                status { () throws(StatusError) in _ = try adapter.allocateCommonBuffer(byteCount: 4096) } == .success
+            )
+            try device.stop()
+        }
+    }
+
     @Test func `a stop is the reverse, and bus mastering goes first`() throws {
         let (function, device) = try added()
         try device.start()

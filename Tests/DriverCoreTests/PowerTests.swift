@@ -279,6 +279,29 @@ import Testing
         #expect(function.trace.all.first == "queryStop" && function.trace.all.last == "startIO")
     }
 
+    @Test func `a card that comes and goes is started when it has stayed for a tenth of a second`() throws {
+        let function = FakeFunction()
+        let device = try makeDevice(function, reloadTimeout: 60_000_000_000)
+        try device.start()
+        var looks = 0
+        var lastAbsent: UInt64 = 0
+        function.looked = {
+            looks += 1
+            switch looks {
+            case 1: function.leave()
+            case 3: function.comeBack(forgetful: true)
+            // Back for two looks, and gone again.
+            case 5: function.leave()
+            case 8: function.comeBack(forgetful: true)
+            default: break
+            }
+            if [1, 2, 5, 6, 7].contains(looks) { lastAbsent = chw_clock_nanoseconds(CLOCK_MONOTONIC) }
+        }
+        try device.reload()
+        #expect(chw_clock_nanoseconds(CLOCK_MONOTONIC) - lastAbsent >= 100_000_000)
+        #expect(device.state == (.started, .d0))
+    }
+
     @Test func `a reload that is taken back, or waits too long, leaves the card stopped and startable`() throws {
         let (_, device) = try device(in: .working)
         let cancellation = Cancellation()

@@ -231,4 +231,27 @@ import Testing
         registers.pointee.close(gone: true)
         #expect(read(0, 0, .long).0 == .gone)
     }
+
+    @Test func `a stop takes nothing away while an access is under way`() throws {
+        let bar = try #require(function.bars[0])
+        let (inside, early) = (Cancellation(), Cancellation())
+        bar.reading = { [function, registers] in
+            inside.cancel()
+            // The stop refuses new accesses; then it must wait for this one.
+            #expect(eventually { registers.pointee.look() == .notInD0 })
+            let end = chw_clock_nanoseconds(CLOCK_MONOTONIC) + 50_000_000
+            while chw_clock_nanoseconds(CLOCK_MONOTONIC) < end, !early.isCancelled {
+                if function.trace.all.contains("suspendIO") { early.cancel() }
+                sched_yield()
+            }
+        }
+        function.trace.clear()
+        let stopping = Thread(name: "stop") { [device] in
+            #expect(eventually { inside.isCancelled })
+            #expect(status { () throws(StatusError) in try device.stop() } == .success)
+        }
+        #expect(read(0, 16, .long).0 == .none)
+        stopping.join()
+        #expect(!early.isCancelled && function.trace.all.contains("unmap 0"))
+    }
 }

@@ -25,10 +25,15 @@ import Testing
         (.ioDeviceError, 0xc000_0185, "STATUS_IO_DEVICE_ERROR", EIO),
         (.invalidBufferSize, 0xc000_0206, "STATUS_INVALID_BUFFER_SIZE", EMSGSIZE),
         (.requestAborted, 0xc000_0240, "STATUS_REQUEST_ABORTED", ECANCELED),
+        (.accessViolation, 0xc000_0005, "STATUS_ACCESS_VIOLATION", EFAULT),
+        (.moreProcessingRequired, 0xc000_0016, "STATUS_MORE_PROCESSING_REQUIRED", EIO),
+        (.tooFragmented, 0xc020_020a, "STATUS_WDF_TOO_FRAGMENTED", EMSGSIZE),
+        (.tooManyTransfers, 0xc020_0213, "STATUS_WDF_TOO_MANY_TRANSFERS", EMSGSIZE),
+        (.notEnoughMapRegisters, 0xc020_0214, "STATUS_WDF_NOT_ENOUGH_MAP_REGISTERS", ENOBUFS),
     ]
 
     @Test(arguments: table)
-    func `a status has the value and the name of ntstatus.h, and an errno`(
+    func `a status has the value and the name of ntstatus.h or wdfstatus.h, and an errno`(
         status: Status,
         value: UInt32,
         name: String,

@@ -6,7 +6,7 @@ import Testing
 @testable import DriverCore
 
 /// A channel that writes down its orders and whose counter a test moves.
-private final class FakeChannel: @unchecked Sendable {  // used by one thread at a time
+final class FakeChannel: @unchecked Sendable {  // used by one thread at a time
     let trace = Trace()
     var counter: UInt32 = 0
 
@@ -105,6 +105,17 @@ private final class FakeChannel: @unchecked Sendable {  // used by one thread at
         #expect(order.all == ["first"])
         #expect(free() == .success && order.all == ["first", "second"])
         #expect(free() == .success && order.all == ["first", "second", "third"])
+    }
+
+    @Test(arguments: [(16 << 20, Status.success), (16 << 20 + 1, .invalidParameter), (32 << 20, .invalidParameter)])
+    func `a slave channel goes round at most 16 MiB`(byteCount: Int, expected: Status) throws {
+        let large = try fixture.adapter.allocateCommonBuffer(byteCount: byteCount)
+        #expect(allocate() == .success)
+        #expect(map(try fixture.mdl(large.base, byteCount)) == expected)
+        #expect(adapter.state == (expected.isSuccess ? .mapped : .owned))
+        #expect(fake.trace.all.count == (expected.isSuccess ? 1 : 0))
+        if expected.isSuccess { #expect(flush() == .success) }
+        #expect(free() == .success)
     }
 
     @Test func `only a common buffer is mapped, and only at the right levels`() throws {

@@ -1,4 +1,5 @@
 import CHardware
+import Glibc
 import PCIBus
 import Testing
 
@@ -110,6 +111,27 @@ import Testing
             )
         }
         #expect(memory.statistics(.pool).count == 3)
+    }
+
+    @Test(.enabled(if: MDLTests.locksAreReal))
+    func `resident memory is locked, and paged memory is not`() throws {
+        let memory = SystemMemory()
+        /// The kernel refuses to throw away pages that are locked.
+        func isLocked(_ base: UnsafeMutableRawPointer) -> Bool {
+            let page = UInt(bitPattern: base) & ~UInt(Page.size - 1)
+            return madvise(UnsafeMutableRawPointer(bitPattern: page), Page.size, MADV_DONTNEED) != 0
+        }
+        for size in [16, Page.size, 40_000, 200_000] {
+            let pool = try memory.allocatePool(size, .nonPaged, tag: tag)
+            let nonCached = try memory.allocateNonCached(size)
+            for allocation in [pool, nonCached] {
+                #expect(isLocked(allocation.base) && isLocked(allocation.base + (size - 1)))
+            }
+        }
+        #expect(memory.unlockedBytes == 0)
+        // A page of its own is asked for, so that nobody else's bytes are thrown away.
+        let paged = try memory.allocatePool(1 << 20, .paged, tag: tag)
+        #expect(!isLocked(paged.base + Page.size))
     }
 
     @Test func `allocations never overlap, and what is freed is used again`() throws {

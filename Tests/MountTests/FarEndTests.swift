@@ -129,7 +129,7 @@ extension MountTests {
                 assert {"cardfs_up", "cardfs_info", "cardfs_failures_total"} <= seen, seen
                 assert metric("tx_accepted_bytes_total") == metric("tx_sent_bytes_total") == 5
                 assert metric("rx_arrived_bytes_total") == metric("rx_read_bytes_total") == 5
-                assert metric("up") == 1 and metric("requests_dropped_total") == 0
+                assert metric("up") == 1 and metric("requests_in_flight") == 0
                 """
             )
         }

@@ -41,7 +41,7 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
     private var taken: Set<UInt64> = []
     private(set) var notifications: [Reply] = []
 
-    init(_ change: (inout MountOptions) -> Void = { _ in }) throws {
+    init(driver: any CardDriver.Type = SpaceWireDriver.self, _ change: (inout MountOptions) -> Void = { _ in }) throws {
         var options = MountOptions()
         change(&options)
         let bus = SimulatedBus(SimulatedBus.Configuration(receiverMemory: options.receiverByteCount))
@@ -49,7 +49,7 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
         logger.handler = SwiftLogNoOpLogHandler()
         fileSystem = try CardFileSystem(
             function: try bus.open(PCIAddress(bus: 2, device: 0, function: 0)),
-            drivers: [SpaceWireDriver.self],
+            drivers: [driver],
             options: options,
             clock: clock,
             logger: logger

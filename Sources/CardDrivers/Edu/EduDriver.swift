@@ -171,7 +171,8 @@ public final class EduDriver: CardDriver {
     /// Lets the transfer that runs end; there is nothing else that a stop would lose.
     public func queryStop(_ cancellation: Cancellation) throws(StatusError) {
         port.control { $0.hold() }
-        guard waitForTransfer() else {
+        guard waitForTransfer(cancellation) else {
+            if cancellation.isCancelled { throw StatusError(.cancelled, "interrupted; the card works on") }
             throw StatusError(
                 .invalidDeviceState,
                 "\(device.function.address) has not ended its transfer: write reset to ctl"
@@ -191,16 +192,16 @@ public final class EduDriver: CardDriver {
         }
     }
 
-    /// Waits until the transfer that runs has ended, which takes 100 ms: at most half a second, and not for a card that does
-    /// not answer. Whether it has.
+    /// Waits until the transfer that runs has ended, which takes 100 ms: at most half a second, not for a card that does not
+    /// answer, and no longer than it is wanted. Whether it has.
     @discardableResult
-    private func waitForTransfer() -> Bool {
+    private func waitForTransfer(_ cancellation: Cancellation = Cancellation()) -> Bool {
         for _ in 0..<500 {
             let (isOver, answers) = port.control { channel in
                 _ = channel.look()
                 return (channel.isQuiet, channel.answers)
             }
-            if isOver || !answers { return isOver }
+            if isOver || !answers || cancellation.isCancelled { return isOver }
             usleep(1000)
         }
         return false

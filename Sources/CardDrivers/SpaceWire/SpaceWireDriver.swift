@@ -194,7 +194,6 @@ public final class SpaceWireDriver: CardDriver {
             try adapter.reserveMapRegisters(adapter.mapRegisterCount)
             mapper = try TransmitMapper(adapter, transmit)
         }
-        adapter.endAllocationPhase()
         let engine = engines.contains(self.engine) ? self.engine : engines[0]
         transmit.control {
             $0.engine = engine

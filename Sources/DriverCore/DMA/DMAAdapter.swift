@@ -130,7 +130,7 @@ public final class DMAAdapter: @unchecked Sendable {
 
     /// Ends the time in which memory is plentiful: what is asked for from now on gets at most a page, since what is left is
     /// scattered. A driver takes its long-lived buffers when its device starts.
-    public func endAllocationPhase() { isAllocationOver = true }
+    func endAllocationPhase() { isAllocationOver = true }
 
     /// What was taken through an allocator of this adapter.
     public func statistics(_ allocator: MemoryAllocator) -> MemoryStatistics {
@@ -261,7 +261,13 @@ public final class DMAAdapter: @unchecked Sendable {
                 misuse: .commonBufferFreedTwice
             )
         }
-        let entry = buffers.remove(at: index)
+        release(buffers.remove(at: index))
+    }
+
+    /// Unmaps a buffer that is no longer among ``buffers``, and gives its memory back. Any level: PutDmaAdapter may be called at
+    /// dispatch level, and the registers' own buffer goes with the adapter.
+    private func release(_ entry: Entry) {
+        let buffer = entry.buffer
         // A failure here would mean that the bus lost a mapping it made; the address is then never used again.
         if (try? function.unmapDMA(at: buffer.logicalAddress, byteCount: buffer.memory.byteCount)) != nil {
             _ = addresses.give(buffer.logicalAddress)
@@ -314,7 +320,7 @@ public final class DMAAdapter: @unchecked Sendable {
     /// Unmaps everything, the last first.
     public func releaseAll() {
         mapRegisters = nil
-        for entry in buffers.reversed() { try? freeCommonBuffer(entry.buffer) }
+        while let entry = buffers.popLast() { release(entry) }
     }
 
     /// Common buffers that exist.

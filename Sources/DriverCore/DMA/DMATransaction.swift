@@ -181,7 +181,7 @@ public final class DMATransaction: @unchecked Sendable {  // guarded by `lock`
     /// ``Status/invalidDeviceRequest`` unless the transaction is initialized, ``Status/tooManyTransfers``,
     /// ``Status/tooFragmented``, ``Status/insufficientResources``: then it must be released.
     public func execute() throws(StatusError) {
-        try LevelRule.transaction.check()
+        try LevelRule.executeTransaction.check()
         try lock.locked { () throws(StatusError) in
             guard phase == .initialized else {
                 throw StatusError(
@@ -279,7 +279,7 @@ public final class DMATransaction: @unchecked Sendable {  // guarded by `lock`
     /// and 0 bytes are tried again. ``Status/invalidParameter`` for more than the transfer had,
     /// ``Status/invalidDeviceState`` when no transfer is under way; nothing has changed then.
     public func dmaCompleted(length: Int? = nil) throws(StatusError) -> Completion {
-        try LevelRule.transaction.check()
+        try LevelRule.completeTransfer.check()
         try finishTransfer(length)
         let isDone = lock.locked {
             guard let buffer, done < buffer.byteCount else {
@@ -297,7 +297,7 @@ public final class DMATransaction: @unchecked Sendable {  // guarded by `lock`
     /// The card has made `length` bytes of the transfer and no more are to follow: an underrun or an abort
     /// (WdfDmaTransactionDmaCompletedFinal). Errors as ``dmaCompleted(length:)``.
     public func dmaCompletedFinal(length: Int) throws(StatusError) -> Completion {
-        try LevelRule.transaction.check()
+        try LevelRule.completeTransaction.check()
         try finishTransfer(length)
         lock.locked { phase = .transferCompleted }
         return Completion(isDone: true, status: .success)

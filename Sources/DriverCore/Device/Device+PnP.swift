@@ -351,6 +351,8 @@ extension Device {
         }
         ownsHardware = true
         try driver.prepareHardware(resources)
+        // What large memory there is for DMA, a driver has by now.
+        adapter?.endAllocationPhase()
     }
 
     private func release(_ driver: any CardDriver) {

@@ -93,7 +93,6 @@ extension LevelRule {
     static let freeAdapterChannel = LevelRule("FreeAdapterChannel", .dispatch ... .dispatch)
     static let freeMapRegisters = LevelRule("FreeMapRegisters", .dispatch ... .dispatch)
     static let getScatterGatherList = LevelRule("GetScatterGatherList", .dispatch ... .dispatch)
-    static let buildScatterGatherList = LevelRule("BuildScatterGatherList", .dispatch ... .dispatch)
     static let putScatterGatherList = LevelRule("PutScatterGatherList", .dispatch ... .dispatch)
     // At most DISPATCH_LEVEL.
     static let mapTransfer = LevelRule("MapTransfer", .passive ... .dispatch)
@@ -106,18 +105,11 @@ extension LevelRule {
     static let systemAddress = LevelRule("MmGetSystemAddressForMdlSafe", .passive ... .dispatch)
     static let allocateContiguous = LevelRule("MmAllocateContiguousMemorySpecifyCache", .passive ... .dispatch)
     static let allocateNonPagedPool = LevelRule("ExAllocatePoolWithTag(NonPagedPool)", .passive ... .dispatch)
-    static let transaction = LevelRule("WdfDmaTransactionExecute", .passive ... .dispatch)
+    static let executeTransaction = LevelRule("WdfDmaTransactionExecute", .passive ... .dispatch)
+    static let completeTransfer = LevelRule("WdfDmaTransactionDmaCompleted", .passive ... .dispatch)
+    static let completeTransaction = LevelRule("WdfDmaTransactionDmaCompletedFinal", .passive ... .dispatch)
     // At most APC_LEVEL: what may touch memory that is paged out.
     static let allocateNonCached = LevelRule("MmAllocateNonCachedMemory", .passive ... .apc)
     static let allocatePagedPool = LevelRule("ExAllocatePoolWithTag(PagedPool)", .passive ... .apc)
     static let probeAndLockPages = LevelRule("MmProbeAndLockPages", .passive ... .apc)
-
-    /// All of them.
-    static let all: [LevelRule] = [
-        getDMAAdapter, allocateCommonBuffer, freeCommonBuffer, createEnabler, allocateAdapterChannel,
-        freeAdapterChannel, freeMapRegisters, getScatterGatherList, buildScatterGatherList, putScatterGatherList,
-        mapTransfer, flushAdapterBuffers, readDMACounter, putDMAAdapter, allocateMDL, buildForNonPagedPool,
-        unlockPages, systemAddress, allocateContiguous, allocateNonPagedPool, transaction, allocateNonCached,
-        allocatePagedPool, probeAndLockPages,
-    ]
 }
