@@ -135,6 +135,7 @@ extension EduChannel {
                 guard now >= since + context.policy.receiveTimeout, record.pointee.claim() else { continue }
                 readers.remove(record)
                 counters.timeouts += 1
+                timedOut = (.fromDevice, .noData)
                 finishRead(record, .ioTimeout, .noData)
             }
         }
@@ -151,11 +152,13 @@ extension EduChannel {
             guard isOver(record), record.pointee.claim() else { continue }
             writes.remove(record)
             counters.timeouts += 1
+            timedOut = (.toDevice, cause)
             finishWrite(record, .ioTimeout, cause)
         }
         if let record = current, isOver(record), record.pointee.claim() {
             current = nil
             counters.timeouts += 1
+            timedOut = (.toDevice, cause)
             finishWrite(record, .ioTimeout, cause)
             take(writes.finished())
         }

@@ -92,6 +92,8 @@ struct EduChannel: ~Copyable {
 
     var plan = TransferPlan()
     var counters = EduCounters()
+    /// The last wait that ended for lack of progress, until the driver has noted it.
+    var timedOut: (direction: TransferPlan.Direction, cause: FailureCause)?
 }
 
 /// What went through the card since the device was added.

@@ -7,7 +7,15 @@ import PCIBus
 extension EduDriver {
     /// The channel's deferred call and timer.
     func runDeferred() {
-        let finding = port.control { $0.look() }
+        let finding = port.control { channel in
+            let finding = channel.look()
+            if let (direction, cause) = channel.timedOut {
+                // Before its caller is told.
+                channel.timedOut = nil
+                device.note(failure(.ioTimeout, cause, "data", direction, channel.counters))
+            }
+            return finding
+        }
         if port.control({ $0.isAwaited && !$0.answers }), device.examine() == .gone {
             device.reportMissing()
         } else {
@@ -46,20 +54,27 @@ extension EduDriver {
 
     /// Makes a failure the text of `dma/last_error`. No byte that was accepted is lost: the write or read is told.
     private func tell(_ status: Status, _ cause: FailureCause, _ stage: String) {
-        let (direction, done) = port.control { channel -> (TransferPlan.Direction, UInt64) in
-            channel.reader == nil
-                ? (.toDevice, channel.counters.sentBytes) : (.fromDevice, channel.counters.readBytes)
+        let (direction, counters) = port.control { channel -> (TransferPlan.Direction, EduCounters) in
+            (channel.reader == nil ? .toDevice : .fromDevice, channel.counters)
         }
-        device.report(
-            TransferFailure(
-                stage: stage,
-                direction: direction,
-                bytesDone: done,
-                bytesLost: 0,
-                status: status,
-                cause: causeText(cause),
-                advice: adviceText(cause)
-            )
+        device.report(failure(status, cause, stage, direction, counters))
+    }
+
+    private func failure(
+        _ status: Status,
+        _ cause: FailureCause,
+        _ stage: String,
+        _ direction: TransferPlan.Direction,
+        _ counters: EduCounters
+    ) -> TransferFailure {
+        TransferFailure(
+            stage: stage,
+            direction: direction,
+            bytesDone: direction == .toDevice ? counters.sentBytes : counters.readBytes,
+            bytesLost: 0,
+            status: status,
+            cause: causeText(cause),
+            advice: adviceText(cause)
         )
     }
 }

@@ -7,7 +7,9 @@ import Synchronization
 extension SpaceWireDriver {
     /// The transmitter's deferred call and timer.
     func transmitDeferred() {
-        let stall = transmit.control { $0.runDeferred() }
+        let stall = transmit.control { channel in
+            notingTimeouts(&channel, .stillSending) { $0.runDeferred() }
+        }
         if let fault = transmit.control({ $0.fault }) {
             recover(.cardError, .ioDeviceError, fault.text(device.function.address)) { [transmit] in
                 transmit.control { $0.fault != nil }
@@ -21,7 +23,8 @@ extension SpaceWireDriver {
                 if case .stalled = transmit.control({ $0.stall }) { true } else { false }
             }
             switch cause {
-            case .receiverFull, .linkDown: transmit.control { $0.expire(cause) }
+            case .receiverFull, .linkDown:
+                transmit.control { channel in notingTimeouts(&channel, cause) { $0.expire(cause) } }
             case .gone: device.reportMissing()
             case .notInD0: recover(cause, .deviceNotReady, ifNeeded: isStillStalled)
             case .busError: recover(cause, .ioDeviceError, ifNeeded: isStillStalled)
@@ -41,7 +44,12 @@ extension SpaceWireDriver {
 
     /// The receiver's deferred call and timer.
     func receiveDeferred() {
-        receive.control { $0.runDeferred() }
+        receive.control {
+            let before = $0.counters.timeouts
+            $0.runDeferred()
+            guard $0.counters.timeouts != before else { return }
+            device.note(failure(0, "data", .fromDevice, $0.counters.readBytes, .ioTimeout, .noData))
+        }
         recoverReceiver()
         if receive.control({ $0.readers.oldest != nil }), looksGone() { device.reportMissing() }
         tellIfReady(1)
@@ -83,6 +91,20 @@ extension SpaceWireDriver {
         }
     }
 
+    /// Notes a wait that `body` ends for lack of progress, before its caller is told.
+    private func notingTimeouts<Result>(
+        _ channel: inout TransmitChannel,
+        _ cause: FailureCause,
+        _ body: (inout TransmitChannel) -> Result
+    ) -> Result {
+        let before = channel.counters.timeouts
+        let result = body(&channel)
+        if channel.counters.timeouts != before {
+            device.note(failure(0, "data", .toDevice, channel.counters.sentBytes, .ioTimeout, cause))
+        }
+        return result
+    }
+
     private func tellIfReady(_ direction: UInt32) {
         let isAwaited =
             direction == 0
@@ -122,7 +144,7 @@ extension SpaceWireDriver {
         ifNeeded isNeeded: () -> Bool = { true }
     ) {
         var stage = "data"
-        let lost: UInt64? = recovery.locked {
+        let told: TransferFailure? = recovery.locked {
             guard isWorking, isNeeded() else { return nil }
             transmit.control { $0.hold() }
             let window = signals.pointee.window
@@ -134,12 +156,30 @@ extension SpaceWireDriver {
                 stage = "descriptor"
                 restartEngines(window)
             }
-            let lost = takeBack { $0.reclaim(status, cause, endPacket: true) }
+            let told = reclaim(stage, status, cause, text, endPacket: true)
             transmit.control { $0.resume() }
-            return lost
+            return told
         }
-        guard let lost else { return }
-        if lost > 0 || cause != .discarded { reportLoss(lost, stage, status, cause, text) }
+        if let told { device.tell(told) }
+    }
+
+    /// Takes back what a stopped transmitter left in the ring, and notes what was lost before those are told who wrote it. Answers
+    /// what is to be told of it.
+    func reclaim(
+        _ stage: String,
+        _ status: Status,
+        _ cause: FailureCause,
+        _ text: String? = nil,
+        endPacket: Bool
+    ) -> TransferFailure? {
+        takeBack {
+            let lost = $0.reclaim(status, cause, endPacket: endPacket)
+            // What a command discards or ends is worth a word only if there was something.
+            if lost == 0, cause == .discarded || !isWorking { return nil }
+            let failure = failure(lost, stage, .toDevice, $0.counters.sentBytes, status, cause, text)
+            device.note(failure)
+            return failure
+        }
     }
 
     /// Asks the transmitter to stop, and waits at most 10 ms. Nothing new gets into the ring meanwhile, and no lock is held.
@@ -161,25 +201,23 @@ extension SpaceWireDriver {
         receive.control { $0.restartEngine() }
     }
 
-    /// Tells of lost bytes in `dma/last_error` and the list of recent failures.
-    func reportLoss(
+    private func failure(
         _ lost: UInt64,
         _ stage: String,
+        _ direction: TransferPlan.Direction,
+        _ done: UInt64,
         _ status: Status,
         _ cause: FailureCause,
         _ text: String? = nil
-    ) {
-        let sent = transmit.control { $0.counters.sentBytes }
-        device.report(
-            TransferFailure(
-                stage: stage,
-                direction: .toDevice,
-                bytesDone: sent,
-                bytesLost: lost,
-                status: status,
-                cause: text ?? causeText(cause),
-                advice: adviceText(cause)
-            )
+    ) -> TransferFailure {
+        TransferFailure(
+            stage: stage,
+            direction: direction,
+            bytesDone: done,
+            bytesLost: lost,
+            status: status,
+            cause: text ?? causeText(cause),
+            advice: adviceText(cause)
         )
     }
 }

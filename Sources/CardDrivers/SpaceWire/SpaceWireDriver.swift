@@ -277,17 +277,17 @@ public final class SpaceWireDriver: CardDriver {
     /// stays for a card that only sleeps.
     public func suspendIO() {
         let departure = device.departure
-        let lost = recovery.locked {
+        let told = recovery.locked {
             isWorking = false
             transmit.control { $0.hold() }
             receive.control { $0.hold() }
             resetDMA()
-            let lost = takeBack { $0.reclaim(departure.status, departure.cause, endPacket: false) }
+            let told = reclaim("data", departure.status, departure.cause, endPacket: false)
             waitForReplies()
             receive.control { $0.cease(keepsUnread: departure == .suspend) }
-            return lost
+            return told
         }
-        if lost > 0 { reportLoss(lost, "data", departure.status, departure.cause) }
+        if let told { device.tell(told) }
     }
 
     /// Waits until the card has taken what was accepted, as long as it takes something every half a second.

@@ -169,7 +169,7 @@ extension TransmitChannel {
 
     @_noLocks private mutating func submitBarrier(_ record: UnsafeMutablePointer<RequestRecord>) {
         let target = record.pointee.stream?.pointee.lastAccepted ?? accepted
-        if target <= done {
+        if target <= done || record.pointee.flags.contains(.nonblocking) {
             decided.add(record, .success)
             return
         }

@@ -241,9 +241,18 @@ public final class Device: @unchecked Sendable {
         }
     }
 
-    /// Tells of a transfer that failed: it is the text of `dma/last_error` from now on. Dispatch level.
+    /// Notes a transfer that failed, and tells of it. Dispatch level, no lock held.
     public func report(_ failure: TransferFailure) {
-        stateLock.locked { self.failure = failure }
+        note(failure)
+        tell(failure)
+    }
+
+    /// Notes a transfer that failed: it is the text of `dma/last_error` from now on. Any level, and with a channel's lock held, so
+    /// that it is there before a caller sees the error that it explains.
+    public func note(_ failure: TransferFailure) { stateLock.locked { self.failure = failure } }
+
+    /// Tells the list of recent failures of a transfer that failed and was noted. Dispatch level, no lock held.
+    public func tell(_ failure: TransferFailure) {
         let path = failure.direction == .toDevice ? "dma/tx" : "dma/rx"
         currentHooks.failed(
             failure.status.code,
