@@ -39,8 +39,7 @@ extension MountTests {
                 """
             )
             #expect(
-                text == "11\n1\n11\n7\n4096\n262144\n19\n0\n0x0000\n".replacing("0x0000\n", with: "0x0000\n")
-                    + "0x10ee\n0x10ee\n./bar0\n0\n"
+                text == "11\n1\n11\n7\n4096\n262144\n19\n4611686018427387904\n0x0000\n0x10ee\n0x10ee\n./bar0\n0\n"
             )
         }
 

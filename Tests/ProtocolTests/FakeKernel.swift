@@ -30,7 +30,14 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
         var node: UInt64
         var handle: UInt64
         var openFlags: UInt32
+        /// The flags of the open file, which fcntl(2) may change: each read and write carries them.
+        var flags: CInt = 0
+        /// Who uses the file: what the kernel calls the lock owner.
+        var owner: UInt64 = 0
     }
+
+    /// The process that the requests come from: no process has such a number.
+    static let process: UInt32 = 1 << 30
 
     let clock = Clock.monotonic()
     let fileSystem: CardFileSystem
@@ -88,7 +95,7 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
         header.opcode = opcode.rawValue
         header.unique = unique
         header.nodeid = node
-        header.pid = 4242
+        header.pid = Self.process
         let message = bytes(header) + body
         #expect(Glibc.send(socket, message, message.count, 0) == message.count)
     }
@@ -143,7 +150,8 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
         body.major = 7
         body.minor = 36
         body.max_readahead = 131_072
-        body.flags = UInt32(FUSE_MAX_PAGES | FUSE_BIG_WRITES | FUSE_ASYNC_READ | FUSE_PARALLEL_DIROPS)
+        let offered = FUSE_MAX_PAGES | FUSE_BIG_WRITES | FUSE_ASYNC_READ | FUSE_PARALLEL_DIROPS
+        body.flags = UInt32(offered | FUSE_ASYNC_DIO | FUSE_ATOMIC_O_TRUNC)
         let reply = try call(FUSE_INIT, 0, bytes(body))
         #expect(reply.error == 0)
         return reply.load(fuse_init_out.self)
@@ -177,7 +185,7 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
         let reply = try openReply(node, flags)
         try #require(reply.error == 0, "open \(path): \(reply.error)")
         let out = reply.load(fuse_open_out.self)
-        return File(node: node, handle: out.fh, openFlags: out.open_flags)
+        return File(node: node, handle: out.fh, openFlags: out.open_flags, flags: flags)
     }
 
     func readBody(_ file: File, _ size: Int, _ offset: UInt64 = 0) -> [UInt8] {
@@ -185,6 +193,7 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
         body.fh = file.handle
         body.offset = offset
         body.size = UInt32(size)
+        body.flags = UInt32(bitPattern: file.flags)
         return bytes(body)
     }
 
@@ -197,6 +206,9 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
         body.fh = file.handle
         body.offset = offset
         body.size = UInt32(data.count)
+        body.flags = UInt32(bitPattern: file.flags)
+        body.write_flags = UInt32(FUSE_WRITE_LOCKOWNER)
+        body.lock_owner = file.owner
         return bytes(body) + data
     }
 
@@ -211,6 +223,7 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
     func flush(_ file: File) -> UInt64 {
         var body = fuse_flush_in()
         body.fh = file.handle
+        body.lock_owner = file.owner
         return send(FUSE_FLUSH, file.node, bytes(body))
     }
 
@@ -232,9 +245,11 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
         send(FUSE_INTERRUPT, 0, bytes(body))
     }
 
-    func pollEvents(_ file: File, handle: UInt64 = 0) throws -> UInt32 {
+    /// `events` 0 is a kernel that does not say what is asked for.
+    func pollEvents(_ file: File, handle: UInt64 = 0, events: CInt = 0) throws -> UInt32 {
         var body = fuse_poll_in()
         body.fh = file.handle
+        body.events = UInt32(events)
         body.kh = handle
         body.flags = handle == 0 ? 0 : UInt32(FUSE_POLL_SCHEDULE_NOTIFY)
         return try call(FUSE_POLL, file.node, bytes(body)).load(fuse_poll_out.self).revents

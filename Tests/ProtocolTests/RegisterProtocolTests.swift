@@ -63,7 +63,10 @@ import Testing
             #expect(errors.isEmpty)
         } else {
             let name: [CInt: String] = [EINVAL: "EINVAL", ERANGE: "ERANGE", EBUSY: "EBUSY"]
-            #expect(errors.contains(" 4242 \(path) \(name[code]!) ") && errors.split(separator: "\n").count == 1)
+            #expect(
+                errors.contains(" \(FakeKernel.process) \(path) \(name[code]!) ")
+                    && errors.split(separator: "\n").count == 1
+            )
         }
     }
 

@@ -13,6 +13,8 @@ import Testing
         kernel = try FakeKernel {
             $0.receiverByteCount = 65_536
             $0.gatherNanoseconds = 1_000_000
+            // Nothing here is about time.
+            $0.transmitTimeoutNanoseconds = 0
         }
         _ = try kernel.initialize()
     }
@@ -84,7 +86,8 @@ import Testing
 
     @Test func `an interrupted write and fsync are EINTR, and stored nothing of the write`() throws {
         let tx = try kernel.open("dma/tx", O_WRONLY)
-        try kernel.setSim("fault", "hang-rx")
+        // A transmitter that takes nothing is full for good.
+        try kernel.setSim("fault", "hang-tx")
         var accepted = 0
         while try kernel.pollEvents(tx) != 0 { accepted += try kernel.write(tx, pattern(40_000)) }
         let parked = kernel.send(FUSE_WRITE, tx.node, kernel.writeBody(tx, pattern(40_000)))
@@ -120,7 +123,118 @@ import Testing
         #expect(try kernel.text("last_error").contains(" dma/tx EMSGSIZE "))
     }
 
+    @Test func `the flags of each request count, not those of the open`() throws {
+        let tx = try kernel.open("dma/tx", O_WRONLY)
+        var rx = try kernel.open("dma/rx", O_RDONLY)
+        rx.flags |= O_NONBLOCK
+        #expect(try kernel.read(rx, 100).error == EAGAIN)
+        rx = try kernel.open("dma/rx", O_RDONLY | O_NONBLOCK)
+        rx.flags &= ~O_NONBLOCK
+        let parked = kernel.send(FUSE_READ, rx.node, kernel.readBody(rx, 100))
+        #expect(!kernel.isAnswered(parked))
+        #expect(try kernel.write(tx, pattern(100)) == 100)
+        #expect(try kernel.reply(parked).bytes == pattern(100))
+        var log = try kernel.open("interrupts/log", O_RDONLY)
+        log.flags |= O_NONBLOCK
+        #expect(try kernel.read(log).error == EAGAIN)
+    }
+
+    @Test func `a synchronous write waits for the card, by its own flags`() throws {
+        var tx = try kernel.open("dma/tx", O_WRONLY)
+        try kernel.setSim("fault", "hang-tx")
+        #expect(try kernel.write(tx, pattern(100)) == 100)
+        tx.flags |= O_DSYNC
+        let parked = kernel.send(FUSE_WRITE, tx.node, kernel.writeBody(tx, pattern(100)))
+        #expect(!kernel.isAnswered(parked))
+        try kernel.setSim("fault", "none")
+        #expect(try kernel.reply(parked).error == 0)
+        #expect(try kernel.metric("tx_sent_bytes_total") == 200)
+    }
+
+    @Test func `a flush by who wrote nothing is answered at once, and one by who wrote waits`() throws {
+        var tx = try kernel.open("dma/tx", O_WRONLY)
+        try kernel.setSim("fault", "hang-tx")
+        for owner in 1...3 as ClosedRange<UInt64> {
+            tx.owner = owner
+            #expect(try kernel.write(tx, pattern(100)) == 100)
+        }
+        tx.owner = 4
+        #expect(try kernel.reply(kernel.flush(tx)).error == 0)
+        let parked = (1...3 as ClosedRange<UInt64>).map { owner in
+            tx.owner = owner
+            return kernel.flush(tx)
+        }
+        #expect(!parked.contains { kernel.isAnswered($0) })
+        try kernel.setSim("fault", "none")
+        for flush in parked { #expect(try kernel.reply(flush).error == 0) }
+    }
+
     // MARK: Poll
+
+    /// The handles that were notified so far; waits until there are `count`.
+    private func notified(_ count: Int) throws -> [UInt64] {
+        _ = eventually {
+            kernel.receive(milliseconds: 10)
+            return kernel.notifications.count >= count
+        }
+        #expect(kernel.notifications.allSatisfy { $0.error == CInt(FUSE_NOTIFY_POLL.rawValue) })
+        return kernel.notifications.map { $0.load(fuse_notify_poll_wakeup_out.self).kh }
+    }
+
+    @Test func `a file that was polled once is notified again after each read that found too little`() throws {
+        let rx = try kernel.open("dma/rx", O_RDONLY | O_NONBLOCK)
+        let tx = try kernel.open("dma/tx", O_WRONLY)
+        #expect(try kernel.pollEvents(rx, handle: 9) == 0)
+        var sent = 0
+        for round in 1...5 {
+            #expect(try kernel.write(tx, pattern(10)) == 10)
+            sent += 10
+            #expect(try notified(round) == [UInt64](repeating: 9, count: round))
+            var got = 0
+            while got < 10 { got += try kernel.read(rx, 10).bytes.count }
+            if round % 2 == 0 {
+                #expect(try kernel.read(rx, 10).error == EAGAIN)
+            } else {
+                // A read that gets less than it asks for has drained the file too.
+                #expect(try kernel.write(tx, pattern(3)) == 3)
+                sent += 3
+                let hasCome = try eventually { try kernel.metric("rx_arrived_bytes_total") == sent }
+                #expect(try hasCome && kernel.read(rx, 10).bytes.count == 3)
+            }
+        }
+    }
+
+    @Test func `room is told to a writer that got EAGAIN, again and again`() throws {
+        let tx = try kernel.open("dma/tx", O_WRONLY | O_NONBLOCK)
+        #expect(try kernel.pollEvents(tx, handle: 5) & UInt32(POLLOUT) != 0)
+        for round in 1...3 {
+            try kernel.setSim("wire", "loopback")
+            try kernel.setSim("fault", "hang-tx")
+            while try kernel.write(tx, pattern(40_000)) > 0 {}
+            #expect(kernel.notifications.count == round - 1)
+            try kernel.setSim("wire", "sink")
+            try kernel.setSim("fault", "none")
+            #expect(try notified(round).count == round)
+            #expect(
+                try eventually { try kernel.metric("tx_sent_bytes_total") == kernel.metric("tx_accepted_bytes_total") }
+            )
+        }
+    }
+
+    @Test func `who polls for nothing hears of a removal, and not of bytes`() throws {
+        let rx = try kernel.open("dma/rx", O_RDONLY)
+        let idle = try kernel.open("regs/scratch", O_RDONLY)
+        let nothing = POLLERR | POLLHUP
+        _ = try kernel.pollEvents(rx, handle: 7, events: nothing)
+        _ = try kernel.pollEvents(idle, handle: 8, events: nothing)
+        #expect(try kernel.write(kernel.open("dma/tx", O_WRONLY), pattern(10)) == 10)
+        #expect(try eventually { try kernel.metric("rx_arrived_bytes_total") == 10 } as Bool)
+        #expect(!kernel.receive(milliseconds: 20) && kernel.notifications.isEmpty)
+        #expect(try kernel.write(kernel.open("ctl"), "remove\n") == 7)
+        #expect(try Set(notified(2)) == [7, 8])
+        #expect(try kernel.pollEvents(rx, events: nothing) & UInt32(POLLHUP) != 0)
+        #expect(try kernel.pollEvents(idle, events: nothing) & UInt32(POLLHUP) != 0)
+    }
 
     @Test func `who polls is told when bytes come, once`() throws {
         let rx = try kernel.open("dma/rx", O_RDONLY)
@@ -172,6 +286,22 @@ import Testing
         let fields = text.split(separator: "\n")[0].split(separator: " ")
         #expect(fields.count == 4 && UInt64(fields[0]) != nil && fields[1].contains(".") && fields[3] == "1")
         #expect(try kernel.text("interrupts/count") != "0\n")
+    }
+
+    @Test func `every reader of the log gets its lines, however many there are`() throws {
+        let logs = try (0..<50).map { _ in try kernel.open("interrupts/log", O_RDONLY) }
+        let tx = try kernel.open("dma/tx", O_WRONLY)
+        for _ in 0..<2 {
+            let parked = logs.map { kernel.send(FUSE_READ, $0.node, kernel.readBody($0, 4096)) }
+            #expect(try kernel.write(tx, pattern(10)) == 10)
+            for read in parked { #expect(try kernel.reply(read).text.hasSuffix(" 1\n")) }
+            #expect(try kernel.reply(kernel.sync(tx)).error == 0)
+            for log in logs {
+                var log = log
+                log.flags |= O_NONBLOCK
+                while try kernel.read(log).error == 0 {}
+            }
+        }
     }
 
     @Test func `an interrupted reader of the log is EINTR, and the next one waits on`() throws {

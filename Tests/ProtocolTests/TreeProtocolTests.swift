@@ -11,13 +11,22 @@ import Testing
         #expect(out.max_background == 64 && out.max_readahead == 0)
     }
 
-    @Test(arguments: ["dma/tx", "dma/rx"])
-    func `each look-up of a stream gives a node of its own with the same inode number`(path: String) throws {
+    @Test func `INIT lets the kernel cut no transfer into parallel pieces, and take no opened file for empty`() throws {
+        let out = try FakeKernel().initialize()
+        #expect(out.flags & UInt32(FUSE_ASYNC_DIO | FUSE_ATOMIC_O_TRUNC) == 0)
+    }
+
+    @Test(arguments: [("dma/tx", 1 << 62), ("dma/rx", 4096), ("ctl", nil), ("dma/engine", nil), ("metrics.prom", nil)])
+    func `each look-up of a file whose writes wait or whose text varies gives a node of its own`(
+        path: String,
+        size: UInt64?
+    ) throws {
         let kernel = try FakeKernel()
         _ = try kernel.initialize()
         let entries = try (0..<3).map { _ in try kernel.walk(path) }
         #expect(Set(entries.map(\.nodeid)).count == 3 && Set(entries.map(\.attr.ino)).count == 1)
-        #expect(entries.allSatisfy { $0.entry_valid == 0 && $0.entry_valid_nsec == 0 && $0.attr.size == 0 })
+        #expect(entries.allSatisfy { $0.entry_valid == 0 && $0.entry_valid_nsec == 0 })
+        if let size { #expect(entries.allSatisfy { $0.attr.size == size && $0.attr.blocks == (size + 511) / 512 }) }
         let register = try (0..<2).map { _ in try kernel.walk("regs/scratch").nodeid }
         #expect(Set(register).count == 1)
         #expect(try kernel.walk("regs/scratch").entry_valid > 0)
@@ -25,7 +34,10 @@ import Testing
 
     @Test(
         arguments: [
-            ("dma/tx", O_WRONLY, FOPEN_DIRECT_IO | FOPEN_NONSEEKABLE | FOPEN_STREAM),
+            (
+                "dma/tx", O_WRONLY,
+                FOPEN_DIRECT_IO | FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_PARALLEL_DIRECT_WRITES
+            ),
             ("dma/rx", O_RDONLY, FOPEN_DIRECT_IO | FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH),
             ("interrupts/log", O_RDONLY, FOPEN_DIRECT_IO | FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH),
             ("regs/scratch", O_RDWR, FOPEN_DIRECT_IO | FOPEN_NOFLUSH | FOPEN_PARALLEL_DIRECT_WRITES),
@@ -54,7 +66,7 @@ import Testing
         let kernel = try FakeKernel()
         _ = try kernel.initialize()
         #expect(try kernel.openReply(kernel.walk(path).nodeid, access).error == code)
-        #expect(try kernel.text("last_error").contains(" 4242 \(path) EACCES "))
+        #expect(try kernel.text("last_error").contains(" \(FakeKernel.process) \(path) EACCES "))
     }
 
     @Test(
@@ -143,5 +155,24 @@ import Testing
         #expect(reply.error == 0 && reply.load(fuse_attr_out.self).attr.size == 11)
         body.valid = UInt32(FATTR_MODE)
         #expect(try kernel.call(FUSE_SETATTR, node, kernel.bytes(body)).error == EPERM)
+    }
+
+    @Test func `a writer that waits for another one's command is EINTR at once`() throws {
+        let kernel = try FakeKernel()
+        _ = try kernel.initialize()
+        let ctl = try kernel.open("ctl", O_WRONLY)
+        let first = kernel.send(FUSE_WRITE, ctl.node, kernel.writeBody(ctl, Array("reload\n".utf8)))
+        let second = kernel.send(FUSE_WRITE, ctl.node, kernel.writeBody(ctl, Array("start\n".utf8)))
+        kernel.interrupt(second)
+        #expect(try kernel.reply(second).error == EINTR)
+        #expect(!kernel.isAnswered(first))
+        kernel.interrupt(first)
+        #expect(try kernel.reply(first).error == EINTR)
+        // A signal that overtakes its request ends it as well.
+        var body = fuse_interrupt_in()
+        body.unique = kernel.next + 2
+        kernel.send(FUSE_INTERRUPT, 0, kernel.bytes(body))
+        let late = kernel.send(FUSE_WRITE, ctl.node, kernel.writeBody(ctl, Array("flush\n".utf8)))
+        #expect(try kernel.reply(late).error == EINTR)
     }
 }

@@ -4,10 +4,20 @@ import DriverCore
 import PCIBus
 
 /// The commands that are waited for: carried out by the card's worker, one after the other, since no receive thread may wait
-/// for a card. A signal for the writer cancels the command, which then ends as soon as it can.
+/// for a card. A signal for the writer ends a command that has not been begun at once, and cancels one that has, which then ends
+/// as soon as it can.
 final class Commands: @unchecked Sendable {  // guarded by `lock`
+    private struct Entry {
+        let cancellation: Cancellation
+        let caller: SendableRequest
+        let node: UInt64
+        /// Its own thread answers a writer whose signals are only about to be awaited.
+        var isRegistering = true
+        var isBegun = false
+    }
+
     private let lock = Lock()
-    private var running: [UInt: Cancellation] = [:]
+    private var entries: [UInt: Entry] = [:]
     private var nextID: UInt = 1
 
     deinit { lock.destroy() }
@@ -21,42 +31,71 @@ final class Commands: @unchecked Sendable {  // guarded by `lock`
         _ body: @escaping @Sendable (Cancellation) throws(FileError) -> Void
     ) {
         let cancellation = Cancellation()
+        let caller = SendableRequest(request)
         let id = lock.locked {
             nextID += 1
-            running[nextID] = cancellation
+            entries[nextID] = Entry(cancellation: cancellation, caller: caller, node: node)
             return nextID
         }
         // Before the worker can answer the request: afterwards it may be gone.
         cfuse_on_interrupt(request, cancelCommand, UnsafeMutableRawPointer(bitPattern: id))
-        let caller = SendableRequest(request)
+        let isInterrupted = lock.locked {
+            entries[id]?.isRegistering = false
+            guard cancellation.isCancelled else { return false }
+            return entries.removeValue(forKey: id) != nil
+        }
+        if isInterrupted {
+            fileSystem.fail(request, node, EINTR, Self.tooEarly)
+            return
+        }
         let isTaken = fileSystem.device.worker.enqueue { [self] in
-            var failure: FileError?
-            if cancellation.isCancelled {
-                failure = FileError(EINTR, "interrupted before it was begun")
-            } else {
-                do throws(FileError) { try body(cancellation) } catch { failure = error }
+            let isAwaited = lock.locked {
+                entries[id]?.isBegun = true
+                return entries[id] != nil
             }
-            _ = lock.locked { running.removeValue(forKey: id) }
+            guard isAwaited else { return }
+            var failure: FileError?
+            do throws(FileError) { try body(cancellation) } catch { failure = error }
+            _ = lock.locked { entries.removeValue(forKey: id) }
             if let failure {
                 fileSystem.fail(caller.request, node, failure.code, failure.sentence)
             } else {
                 _ = fuse_reply_write(caller.request, count)
             }
         }
-        guard !isTaken else { return }
-        _ = lock.locked { running.removeValue(forKey: id) }
+        guard !isTaken, lock.locked({ entries.removeValue(forKey: id) }) != nil else { return }
         fileSystem.fail(request, node, ENODEV, "the mount is ending")
     }
 
-    /// A signal for a writer.
-    fileprivate func cancel(_ id: UInt) { lock.locked { running[id] }?.cancel() }
+    private static let tooEarly = "interrupted before it was begun"
 
-    /// Cancels everything, for a mount that ends.
-    func cancelAll() { for cancellation in lock.locked({ Array(running.values) }) { cancellation.cancel() } }
+    /// A signal for a writer.
+    fileprivate func cancel(_ fileSystem: CardFileSystem, _ id: UInt) {
+        guard let entry = stop(id) else { return }
+        fileSystem.fail(entry.caller.request, entry.node, EINTR, Self.tooEarly)
+    }
+
+    /// Cancels a command that has been begun; takes out one that has not, which is then the caller's to answer.
+    private func stop(_ id: UInt) -> Entry? {
+        lock.locked {
+            guard let entry = entries[id] else { return nil }
+            guard entry.isBegun || entry.isRegistering else { return entries.removeValue(forKey: id) }
+            entry.cancellation.cancel()
+            return nil
+        }
+    }
+
+    /// Ends everything, for a mount that ends.
+    func cancelAll(_ fileSystem: CardFileSystem) {
+        for id in lock.locked({ Array(entries.keys) }) {
+            guard let entry = stop(id) else { continue }
+            fileSystem.fail(entry.caller.request, entry.node, ENODEV, "the mount is ending")
+        }
+    }
 }
 
 private func cancelCommand(_ request: OpaquePointer?, _ data: UnsafeMutableRawPointer?) {
     guard let request, let context = fuse_req_userdata(request) else { return }
     let mount = context.assumingMemoryBound(to: MountState.self)
-    mount.pointee.fileSystem?._withUnsafeGuaranteedRef { $0.commands.cancel(UInt(bitPattern: data)) }
+    mount.pointee.fileSystem?._withUnsafeGuaranteedRef { $0.commands.cancel($0, UInt(bitPattern: data)) }
 }

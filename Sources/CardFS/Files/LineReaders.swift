@@ -8,29 +8,38 @@ protocol LineSource: Sendable {
     /// Lines from a cursor on, about as many as fit into a read of `size` bytes, and moves the cursor behind them; nil when
     /// there is none now.
     func lines(_ fileSystem: CardFileSystem, _ handle: UnsafeMutablePointer<Handle>, _ size: Int) -> String?
+    /// The number the next line will have.
+    func end(_ fileSystem: CardFileSystem) -> UInt64
     /// Asks that the next line be told, or no longer.
     func watch(_ fileSystem: CardFileSystem, _ on: Bool)
     /// Whether no line comes any more: a reader has reached the end of the file.
     func isAtEnd(_ fileSystem: CardFileSystem) -> Bool
+    /// What the notifier calls a new line.
+    var happening: Happening { get }
     /// Why a nonblocking read fails.
     var nothingYet: String { get }
 }
 
 /// The readers of a file that grows while it is read, in any read size: `interrupts/log` and `trace`.
+///
+/// Who has caught up is served in rounds of the notifier, with rests between: a thousand readers of each interrupt would
+/// otherwise take the processor from those who move data.
 final class LineReaders: @unchecked Sendable {  // guarded by `lock`
     private struct Waiter {
-        var id: UInt
         var request: OpaquePointer
         var number: UInt64
         var size: Int
     }
 
     private let lock = Lock()
-    private var waiters: [Waiter] = []
+    private var waiters: [UInt: Waiter] = [:]
     /// Readers about to wait, whose signals are awaited already.
     private var registering: Set<UInt> = []
     private var nextID: UInt
     private let source: any LineSource
+    private let attentionLock = Lock()
+    /// The next line will be told; guarded by `attentionLock`.
+    private var isAttentive = false
 
     /// Makes the readers of a source. Readers have numbers of their own among all files: `index` is 0 or 1.
     init(_ source: any LineSource, index: UInt) {
@@ -38,15 +47,23 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         nextID = 2 + index
     }
 
-    deinit { lock.destroy() }
+    deinit {
+        lock.destroy()
+        attentionLock.destroy()
+    }
 
-    /// Answers a read, or lets it wait for the next interrupt.
-    func read(_ fileSystem: CardFileSystem, _ request: OpaquePointer, _ number: UInt64, _ size: Int) {
-        if let bytes = next(fileSystem, number, size) {
+    /// Answers a read, or lets it wait for the next line.
+    func read(_ fileSystem: CardFileSystem, _ request: OpaquePointer, _ number: UInt64, _ size: Int, _ flags: CInt) {
+        let handle = fileSystem.mount.pointee.handles.pointee[number]
+        let isNonblocking = flags & O_NONBLOCK != 0
+        let isLast = isDead(fileSystem, handle) || source.isAtEnd(fileSystem)
+        if isLast || isNonblocking || maySkipRound(fileSystem, handle, number, size),
+            let bytes = next(fileSystem, number, size)
+        {
+            if bytes.count < size { fileSystem.armAgain(number) }
             _ = cfuse_reply_bytes(request, bytes, bytes.count)
             return
         }
-        let handle = fileSystem.mount.pointee.handles.pointee[number]
         if isDead(fileSystem, handle) {
             failDead(fileSystem, request, number)
             return
@@ -55,7 +72,8 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
             _ = fuse_reply_buf(request, nil, 0)
             return
         }
-        if handle.pointee.flags & O_NONBLOCK != 0 {
+        if isNonblocking {
+            fileSystem.armAgain(number)
             fileSystem.fail(
                 request,
                 handle.pointee.node,
@@ -64,6 +82,11 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
             )
             return
         }
+        wait(fileSystem, request, number, size)
+    }
+
+    private func wait(_ fileSystem: CardFileSystem, _ request: OpaquePointer, _ number: UInt64, _ size: Int) {
+        let handle = fileSystem.mount.pointee.handles.pointee[number]
         let id = lock.locked {
             nextID += 2
             registering.insert(nextID)
@@ -71,34 +94,82 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         }
         // Before anybody can answer the request: afterwards it may be gone.
         cfuse_on_interrupt(request, cancelLineReader, UnsafeMutableRawPointer(bitPattern: id))
-        source.watch(fileSystem, true)
+        fileSystem.device.watchPresence(true)
         let isWaiting = lock.locked {
             guard registering.remove(id) != nil else { return false }
-            waiters.append(Waiter(id: id, request: request, number: number, size: size))
+            waiters[id] = Waiter(request: request, number: number, size: size)
             return true
         }
         guard isWaiting else {
-            source.watch(fileSystem, false)
+            fileSystem.device.watchPresence(false)
             _ = fuse_reply_err(request, EINTR)
             return
         }
-        // One may have come between the look and the wait, or the card may have gone.
-        serve(fileSystem)
-        if isDead(fileSystem, handle) { endDead(fileSystem) }
+        attend(fileSystem)
+        // A line may have come between the look and the wait, or the card may have gone. The handle may be another file's by
+        // now; then a round more is made.
+        if isDead(fileSystem, handle) { fileSystem.notifier.raise(.removal) }
+        if backlog(fileSystem, handle, number) > 0 || source.isAtEnd(fileSystem) {
+            fileSystem.notifier.raise(source.happening)
+        }
     }
 
-    /// Ends the waits of those who opened the file before the card was removed.
+    /// Asks that the next line be told to the notifier.
+    func attend(_ fileSystem: CardFileSystem) {
+        attentionLock.locked {
+            if !isAttentive { source.watch(fileSystem, true) }
+            isAttentive = true
+        }
+    }
+
+    /// A line has come. On the thread that completes DMA: no more lines are told until a round has been made.
+    func told(_ fileSystem: CardFileSystem) {
+        attentionLock.locked {
+            if isAttentive { source.watch(fileSystem, false) }
+            isAttentive = false
+        }
+        fileSystem.notifier.raise(source.happening)
+    }
+
+    /// Whether a read is answered without waiting for a round: with the rest of a line, because it is far behind, or because
+    /// nobody was woken for some time.
+    private func maySkipRound(
+        _ fileSystem: CardFileSystem,
+        _ handle: UnsafeMutablePointer<Handle>,
+        _ number: UInt64,
+        _ size: Int
+    ) -> Bool {
+        let backlog = backlog(fileSystem, handle, number)
+        return backlog > min(4096, max(64, size / 32)) || backlog > 0 && fileSystem.notifier.mayBegin(source.happening)
+    }
+
+    /// Lines for an open file now; more than any read asks for when a part of a line is left.
+    private func backlog(
+        _ fileSystem: CardFileSystem,
+        _ handle: UnsafeMutablePointer<Handle>,
+        _ number: UInt64
+    ) -> UInt64 {
+        let end = source.end(fileSystem)
+        return fileSystem.mount.pointee.handles.pointee.lock(for: number).locked {
+            if handle.pointee.textLength > 0 { return .max }
+            return end > handle.pointee.cursor ? end - handle.pointee.cursor : 0
+        }
+    }
+
+    /// Whether poll(2) finds an open file readable.
+    func isReadable(_ fileSystem: CardFileSystem, _ number: UInt64) -> Bool {
+        backlog(fileSystem, fileSystem.mount.pointee.handles.pointee[number], number) > 0 || source.isAtEnd(fileSystem)
+    }
+
+    /// Ends the waits of those who opened the file before the card was removed. On the notifier's thread.
     func endDead(_ fileSystem: CardFileSystem) {
         let dead: [Waiter] = lock.locked {
-            func isDead(_ waiter: Waiter) -> Bool {
-                self.isDead(fileSystem, fileSystem.mount.pointee.handles.pointee[waiter.number])
-            }
-            let dead = waiters.filter(isDead)
-            waiters.removeAll(where: isDead)
-            return dead
+            let dead = waiters.filter { isDead(fileSystem, fileSystem.mount.pointee.handles.pointee[$0.value.number]) }
+            for id in dead.keys { waiters[id] = nil }
+            return Array(dead.values)
         }
         for waiter in dead {
-            source.watch(fileSystem, false)
+            fileSystem.device.watchPresence(false)
             failDead(fileSystem, waiter.request, waiter.number)
         }
     }
@@ -112,48 +183,56 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         fileSystem.failHot(.dead, request, fileSystem.mount.pointee.handles.pointee[number].pointee.node, number)
     }
 
-    /// Answers those who wait and for whom there is something now.
-    func serve(_ fileSystem: CardFileSystem) {
-        // Who is not served stays in the list throughout, where a signal finds it.
-        let served = lock.locked {
-            var served: [(request: OpaquePointer, bytes: [UInt8])] = []
-            let isAtEnd = source.isAtEnd(fileSystem)
-            waiters.removeAll { waiter in
+    /// Answers those who wait and for whom there is something now, and wakes those who poll. On the notifier's thread; answers
+    /// how many programs that woke.
+    func serve(_ fileSystem: CardFileSystem) -> Int {
+        let end = source.end(fileSystem)
+        let isAtEnd = source.isAtEnd(fileSystem)
+        var woken = 0
+        for id in lock.locked({ waiters.keys.sorted() }) {
+            // Who is not served stays in the list throughout, where a signal finds it. The lock is held for one at a time: a
+            // thread that serves requests waits for it.
+            let served: (request: OpaquePointer, bytes: [UInt8])? = lock.locked {
+                guard let waiter = waiters[id] else { return nil }
                 let bytes = next(fileSystem, waiter.number, waiter.size)
-                guard bytes != nil || isAtEnd else { return false }
-                served.append((waiter.request, bytes ?? []))
-                return true
+                guard bytes != nil || isAtEnd else { return nil }
+                waiters[id] = nil
+                if let bytes, bytes.count < waiter.size { fileSystem.armAgain(waiter.number) }
+                return (waiter.request, bytes ?? [])
             }
-            return served
-        }
-        for (request, bytes) in served {
-            source.watch(fileSystem, false)
+            guard let (request, bytes) = served else { continue }
+            fileSystem.device.watchPresence(false)
             _ = cfuse_reply_bytes(request, bytes, bytes.count)
+            woken += 1
         }
+        woken += fileSystem.poll.notify(source.happening, PollTable.events(source.happening))
+        if lock.locked({ !waiters.isEmpty }) || fileSystem.poll.isAwaited(source.happening) {
+            attend(fileSystem)
+            // What came meanwhile was told to nobody.
+            if source.end(fileSystem) != end || source.isAtEnd(fileSystem) != isAtEnd {
+                fileSystem.notifier.raise(source.happening)
+            }
+        }
+        return woken
     }
-
-    /// Whether nothing comes any more.
-    func isAtEnd(_ fileSystem: CardFileSystem) -> Bool { source.isAtEnd(fileSystem) }
 
     /// A signal for a reader.
     func cancel(_ fileSystem: CardFileSystem, _ id: UInt) {
         let waiter: Waiter? = lock.locked {
             // Its own thread answers a reader that is not in the list yet.
             registering.remove(id)
-            guard let index = waiters.firstIndex(where: { $0.id == id }) else { return nil }
-            return waiters.remove(at: index)
+            return waiters.removeValue(forKey: id)
         }
         guard let waiter else { return }
-        source.watch(fileSystem, false)
+        fileSystem.device.watchPresence(false)
         _ = fuse_reply_err(waiter.request, EINTR)
     }
 
     /// Ends all waits with an errno, for a mount that ends.
     func endAll(_ code: CInt) {
         let all = lock.locked {
-            let all = waiters
-            waiters = []
-            return all
+            defer { waiters = [:] }
+            return Array(waiters.values)
         }
         for waiter in all { _ = fuse_reply_err(waiter.request, code) }
     }

@@ -29,9 +29,13 @@ struct InterruptLines: LineSource {
         return text
     }
 
-    func watch(_ fileSystem: CardFileSystem, _ on: Bool) { fileSystem.device.watchInterrupts(on) }
+    func end(_ fileSystem: CardFileSystem) -> UInt64 { fileSystem.device.interrupt.pointee.log.end }
+
+    func watch(_ fileSystem: CardFileSystem, _ on: Bool) { fileSystem.device.interrupt.pointee.log.watch(on) }
 
     func isAtEnd(_ fileSystem: CardFileSystem) -> Bool { false }
+
+    var happening: Happening { .interrupt }
 
     var nothingYet: String { "no interrupt since the last read" }
 }
@@ -44,14 +48,27 @@ struct TraceLines: LineSource {
         handle.pointee.cursor = cursor
         guard !entries.isEmpty else { return nil }
         let driver = "\(fileSystem.device.driverName) at \(fileSystem.device.function.address)"
-        return (lost > 0 ? "lost \(lost)\n" : "") + entries.map { $0.line(driver: driver) }.joined()
+        let lines = entries.map { entry in
+            var entry = entry
+            if entry.step == .called {
+                // A request names its thread, and a person looks for its process.
+                let thread = Int32(bitPattern: UInt32(truncatingIfNeeded: entry.detail))
+                entry.detail = UInt64(UInt32(bitPattern: SystemFile.process(of: thread)))
+            }
+            return entry.line(driver: driver)
+        }
+        return (lost > 0 ? "lost \(lost)\n" : "") + lines.joined()
     }
+
+    func end(_ fileSystem: CardFileSystem) -> UInt64 { fileSystem.device.trace.pointee.bounds.upperBound }
 
     func watch(_ fileSystem: CardFileSystem, _ on: Bool) { fileSystem.device.trace.pointee.watch(on) }
 
     func isAtEnd(_ fileSystem: CardFileSystem) -> Bool {
         !fileSystem.device.trace.pointee.isOn.load(ordering: .acquiring)
     }
+
+    var happening: Happening { .trace }
 
     var nothingYet: String { "nothing was traced since the last read" }
 }

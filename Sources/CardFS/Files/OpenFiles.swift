@@ -38,8 +38,14 @@ extension CardFileSystem {
         guard let node = NodeID.node(id) else { return registerAttributes(id) }
         guard node > 0, node < tree.nodes.count else { return nil }
         var result = attributes(node)
-        if let size = lookUps.size(of: id) { result.st_size = off_t(size) }
+        if let size = lookUps.size(of: id) { setSize(&result, UInt64(size)) }
         return result
+    }
+
+    private func setSize(_ attributes: inout stat, _ size: UInt64) {
+        attributes.st_size = off_t(size)
+        // Tools take a file with fewer blocks than its size needs for one with holes.
+        attributes.st_blocks = blkcnt_t((size + 511) / 512)
     }
 
     /// The node that a look-up of `node` leads to, and its attributes.
@@ -65,7 +71,7 @@ extension CardFileSystem {
         result.st_nlink = nlink_t(links)
         result.st_uid = owner.uid
         result.st_gid = owner.gid
-        result.st_size = off_t(size)
+        setSize(&result, size)
         // What coreutils take for the size of their reads and writes: one whole request.
         result.st_blksize = blksize_t(PayloadArena.payloadByteCount)
         result.st_atim = mountTime
@@ -101,7 +107,9 @@ extension CardFileSystem {
             switch node.kind {
             case .transmit:
                 handle.stream = device.streams.open()
-                open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM)
+                // With a size that no write passes, processes that share an open write side by side, and none waits for the
+                // other where no signal reaches it. (O_APPEND the kernel serialises all the same.)
+                open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_PARALLEL_DIRECT_WRITES)
             case .receive:
                 handle.stream = device.streams.open()
                 open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH)
@@ -111,7 +119,8 @@ extension CardFileSystem {
             case .trace:
                 open |= UInt32(FOPEN_NONSEEKABLE | FOPEN_STREAM | FOPEN_NOFLUSH)
             case .state:
-                handle.cursor = poll.stateChanges
+                // Nothing has been read: poll finds it readable.
+                handle.cursor = 0
                 open |= UInt32(FOPEN_NOFLUSH)
             default:
                 open |= UInt32(FOPEN_NOFLUSH | FOPEN_PARALLEL_DIRECT_WRITES)

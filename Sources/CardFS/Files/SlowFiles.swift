@@ -7,13 +7,20 @@ import Synchronization
 // Files that are no registers and no streams: text, configuration space, the interrupt log.
 extension CardFileSystem {
     /// Reads a file that is not on the data path.
-    func read(_ request: fuse_req_t, _ id: UInt64, _ number: UInt64, _ size: Int, _ offset: Int) {
+    func read(
+        _ request: fuse_req_t,
+        _ id: UInt64,
+        _ number: UInt64,
+        _ size: Int,
+        _ offset: Int,
+        _ flags: CInt
+    ) {
         let handle = mount.pointee.handles.pointee[number]
         switch handle.pointee.kind {
         case .text, .state: readText(request, id, number, size, offset)
         case .configuration: readConfiguration(request, id, size, offset)
-        case .interruptLog: interruptReaders.read(self, request, number, size)
-        case .trace: traceReaders.read(self, request, number, size)
+        case .interruptLog: interruptReaders.read(self, request, number, size, flags)
+        case .trace: traceReaders.read(self, request, number, size, flags)
         case .transmit: fail(request, id, EACCES, "dma/tx is only written; what the card sends is read from dma/rx")
         default: fail(request, id, EISDIR, "this is a directory")
         }
@@ -30,10 +37,10 @@ extension CardFileSystem {
             let seen = poll.stateChanges
             let sample: LookUpSamples.Sample
             do throws(FileError) {
-                sample =
-                    if let found = lookUps.take(of: id) { found } else {
-                        LookUpSamples.Sample(text: try read(), stateChanges: seen)
-                    }
+                // As it is now, unless that has not the size that the look-up told.
+                let now = LookUpSamples.Sample(text: try read(), stateChanges: seen)
+                let then = lookUps.take(of: id)
+                sample = if let then, then.text.utf8.count != now.text.utf8.count { then } else { now }
             } catch {
                 fail(request, id, error.code, error.sentence)
                 return
@@ -167,59 +174,6 @@ extension CardFileSystem {
             return
         }
         _ = fuse_reply_write(request, bytes.count)
-    }
-
-    // MARK: Poll
-
-    /// The events that hold for an open file now; watches for those that do not if `handle` is given.
-    func pollEvents(_ number: UInt64, _ id: UInt64, _ pollHandle: OpaquePointer?) -> UInt32 {
-        let handle = mount.pointee.handles.pointee[number]
-        let always = UInt32(POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM)
-        func now() -> UInt32 {
-            switch handle.pointee.kind {
-            case .transmit, .receive, .interruptLog:
-                if isDead(handle) { return UInt32(POLLERR | POLLHUP) }
-                if handle.pointee.kind == .interruptLog {
-                    let isReady =
-                        handle.pointee.textLength > 0 || handle.pointee.cursor < device.interrupt.pointee.log.end
-                    return isReady ? UInt32(POLLIN | POLLRDNORM) : 0
-                }
-                guard let entry = mount.pointee.entry else { return 0 }
-                return chw_entry_readiness(entry, handle.pointee.kind == .transmit ? 0 : 1)
-            case .trace:
-                let isReady =
-                    handle.pointee.textLength > 0 || handle.pointee.cursor < device.trace.pointee.bounds.upperBound
-                    || traceReaders.isAtEnd(self)
-                return isReady ? always : 0
-            case .state:
-                return handle.pointee.cursor < poll.stateChanges ? UInt32(POLLIN | POLLRDNORM | POLLPRI) : 0
-            default:
-                return always
-            }
-        }
-        let events = now()
-        guard let pollHandle else { return events }
-        guard events == 0 else {
-            fuse_pollhandle_destroy(pollHandle)
-            return events
-        }
-        switch handle.pointee.kind {
-        case .transmit: poll.watchStream(number, 0, pollHandle)
-        case .receive: poll.watchStream(number, 1, pollHandle)
-        case .interruptLog: poll.watchInterrupts(number, pollHandle)
-        case .trace: poll.watchTrace(number, pollHandle)
-        case .state: poll.watchState(number, pollHandle)
-        default: fuse_pollhandle_destroy(pollHandle)
-        }
-        // What came between the look and the watch was told to nobody.
-        return now()
-    }
-}
-
-extension CardFileSystem {
-    /// Whether a file was opened before the card was removed, so that what it led to is no more.
-    func isDead(_ handle: UnsafeMutablePointer<Handle>) -> Bool {
-        handle.pointee.removals != device.removals.pointee.load(ordering: .acquiring)
     }
 }
 

@@ -54,6 +54,9 @@ private func onInit(_ context: UnsafeMutableRawPointer?, _ connection: UnsafeMut
     // each other on the stream. Without it such a transfer is one request after the other: io_submit waits for it, io_uring
     // gives it to a worker.
     connection.pointee.want &= ~UInt32(FUSE_CAP_ASYNC_DIO)
+    // The size of a file that is opened with O_TRUNC is ours to say: the kernel would take it for 0, and the next write for one
+    // past the end, for which it locks out every other writer.
+    connection.pointee.want &= ~UInt32(FUSE_CAP_ATOMIC_O_TRUNC)
     connection.pointee.max_readahead = 0
     connection.pointee.max_background = 64
 }
@@ -246,11 +249,11 @@ private func onRead(
 ) {
     guard let request, let info else { return }
     let number = info.pointee.fh
-    let result = hotRead(request, mountState(request), number, size, offset)
+    let result = hotRead(request, mountState(request), number, size, offset, info.pointee.flags)
     if case .done = result { return }
     _ = fileSystem(request) { fileSystem in
         if case .elsewhere = result {
-            fileSystem.read(request, id, number, size, offset)
+            fileSystem.read(request, id, number, size, offset, info.pointee.flags)
         } else {
             fileSystem.failHot(result, request, id, number)
         }
@@ -267,7 +270,8 @@ private func onWrite(
 ) {
     guard let request, let info, let bytes else { return }
     let number = info.pointee.fh
-    let result = hotWrite(request, mountState(request), number, bytes, size, offset)
+    let (flags, owner) = (info.pointee.flags, info.pointee.lock_owner)
+    let result = hotWrite(request, mountState(request), number, bytes, size, offset, flags, owner)
     if case .done = result { return }
     _ = fileSystem(request) { fileSystem in
         if case .elsewhere = result {
@@ -299,7 +303,7 @@ private func barrier(
 ) {
     guard let request, let info else { return }
     let number = info.pointee.fh
-    switch hotBarrier(request, mountState(request), number, kind) {
+    switch hotBarrier(request, mountState(request), number, kind, info.pointee.lock_owner) {
     case .done: break
     case .elsewhere: _ = fuse_reply_err(request, 0)
     case let result: _ = fileSystem(request) { $0.failHot(result, request, id, number) }
@@ -313,7 +317,7 @@ private func onPoll(
     _ handle: OpaquePointer?
 ) {
     guard let request, let info else { return }
-    let events = fileSystem(request) { $0.pollEvents(info.pointee.fh, id, handle) } ?? 0
+    let events = fileSystem(request) { $0.pollEvents(info.pointee.fh, handle, info.pointee.poll_events) } ?? 0
     _ = fuse_reply_poll(request, events)
 }
 

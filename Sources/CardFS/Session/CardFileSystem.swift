@@ -19,6 +19,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     let owner: (uid: UInt32, gid: UInt32)
     let mountTime: timespec
     let poll: PollTable
+    let notifier = Notifier()
     let lookUps = LookUpSamples()
     /// Where system buffers of control requests come from.
     let systemMemory = SystemMemory()
@@ -91,16 +92,14 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         hooks.failed = { [failures] code, path, sentence in
             failures.record(code: code, path: path, pid: 0, sentence: sentence)
         }
-        hooks.readinessChanged = { [poll] direction in poll.notifyStream(direction) }
+        hooks.readinessChanged = { [notifier] direction in notifier.raise(direction == 0 ? .room : .arrival) }
         hooks.interrupted = { [weak self] in
             guard let self else { return }
-            self.interruptReaders.serve(self)
-            self.poll.notifyInterrupts()
+            self.interruptReaders.told(self)
         }
         hooks.traced = { [weak self] in
             guard let self else { return }
-            self.traceReaders.serve(self)
-            self.poll.notifyTrace()
+            self.traceReaders.told(self)
         }
         hooks.stateChanged = { [weak self] in self?.stateChanged() }
         device.setHooks(hooks)
@@ -112,6 +111,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
             }
         }
         link.fileSystem = self
+        notifier.start { [weak self] in self?.round($0) ?? 0 }
     }
 
     /// Starts the card.
@@ -125,6 +125,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
 
     /// Ends everything: requests that wait are answered, the card is stopped and given back.
     public func close() {
+        notifier.stop()
         endWaiting()
         device.close()
         // The hooks hold what holds the device.
@@ -134,6 +135,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     }
 
     deinit {
+        notifier.stop()
         device.close()
         mount.deinitialize(count: 1)
         mount.deallocate()
@@ -142,25 +144,20 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     /// Switches the trace on or off; readers who have seen everything are at the end of the file then.
     func setTrace(_ on: Bool) {
         device.trace.pointee.isOn.store(on, ordering: .releasing)
-        traceReaders.serve(self)
-        poll.notifyTrace()
+        notifier.raise(.trace)
     }
 
     /// Plug and Play or power state is another now.
     private func stateChanged() {
-        poll.notifyState()
-        // Who waits for a card that was removed waits in vain.
-        guard device.removals.pointee.load(ordering: .acquiring) != seenRemovals.load(ordering: .relaxed) else {
-            return
-        }
-        seenRemovals.store(device.removals.pointee.load(ordering: .acquiring), ordering: .relaxed)
-        interruptReaders.endDead(self)
-        poll.notifyAll()
+        poll.countStateChange()
+        notifier.raise(.state)
+        let removals = device.removals.pointee.load(ordering: .acquiring)
+        if seenRemovals.exchange(removals, ordering: .relaxed) != removals { notifier.raise(.removal) }
     }
 
     /// Answers every request that waits, so that the mount can end: ENODEV.
     func endWaiting() {
-        commands.cancelAll()
+        commands.cancelAll(self)
         interruptReaders.endAll(ENODEV)
         traceReaders.endAll(ENODEV)
         poll.destroyAll()
@@ -187,10 +184,15 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     /// Notes a failure and answers the request with its errno.
     func fail(_ request: fuse_req_t?, _ id: UInt64, _ code: CInt, _ sentence: String) {
         mount.pointee.counters.failures.wrappingAdd(1, ordering: .relaxed)
-        let pid = request.flatMap { fuse_req_ctx($0) }?.pointee.pid ?? 0
+        let caller = request.flatMap { fuse_req_ctx($0) }?.pointee.pid ?? 0
         let path = path(id)
         // The root has a name too: a field that is empty cannot be counted.
-        failures.record(code: code, path: path.isEmpty ? "." : path, pid: pid, sentence: sentence)
+        failures.record(
+            code: code,
+            path: path.isEmpty ? "." : path,
+            pid: SystemFile.process(of: caller),
+            sentence: sentence
+        )
         if let request { _ = fuse_reply_err(request, code) }
     }
 

@@ -3,6 +3,7 @@ import CHardware
 import DriverCore
 import Glibc
 import PCIBus
+import Synchronization
 
 // The end of a request: the driver has decided, and the caller is told.
 
@@ -10,6 +11,14 @@ import PCIBus
 func completeRequest(_ context: UnsafeMutableRawPointer, _ request: UnsafeMutableRawPointer) {
     let mount = context.assumingMemoryBound(to: MountState.self)
     let record = request.assumingMemoryBound(to: RequestRecord.self)
+    if endedShort(record),
+        mount.pointee.handles.pointee.marks(of: record.pointee.fileNumber).pointee.isPolled
+            .load(ordering: .relaxed)
+    {
+        // Before the reply: afterwards the file may be closed.
+        let number = record.pointee.fileNumber
+        mount.pointee.fileSystem?._withUnsafeGuaranteedRef { $0.armAgain(number) }
+    }
     if record.pointee.flags.contains(.mapped), record.pointee.status.isSuccess,
         let request = OpaquePointer(record.pointee.replyContext)
     {
@@ -24,6 +33,15 @@ func completeRequest(_ context: UnsafeMutableRawPointer, _ request: UnsafeMutabl
     }
     mount.pointee.arena.pointee.give(record.pointee.storage, record.pointee.bufferIndex)
     mount.pointee.pool.pointee.release(record)
+}
+
+/// Whether a read or write got less than it asked for, so that who polls its file waits for more.
+@_noLocks private func endedShort(_ record: UnsafeMutablePointer<RequestRecord>) -> Bool {
+    guard record.pointee.status.isSuccess else {
+        if case .wouldBlock = record.pointee.cause { return true }
+        return false
+    }
+    return record.pointee.information < record.pointee.length
 }
 
 /// Answers a request that went well, straight from the memory the card wrote. False for a failure.

@@ -9,7 +9,7 @@ struct Handle {
     var node: UInt64 = 0
     var kind = FileKind.directory
     var isOpen = false
-    /// The flags of open(2).
+    /// The flags of open(2). What a read or write is to do about waiting stands in its own flags, which fcntl(2) changes.
     var flags: CInt = 0
     var bar = 0
     var offset: UInt64 = 0
@@ -28,6 +28,51 @@ struct Handle {
     var cursor: UInt64 = 0
 }
 
+/// What requests of an open file note side by side.
+struct FileMarks: ~Copyable {
+    /// The kernel can be notified of the file: it was polled by somebody who waits.
+    let isPolled = Atomic<Bool>(false)
+    /// The lock owners that have written, 0 for none: the threads of a process have one, a child has its own.
+    private let first = Atomic<UInt64>(0)
+    private let second = Atomic<UInt64>(0)
+    private let third = Atomic<UInt64>(0)
+    /// More have written than there is room for, or somebody whom the kernel did not name.
+    private let isCrowded = Atomic<Bool>(false)
+
+    /// Forgets the file before.
+    func reset() {
+        isPolled.store(false, ordering: .relaxed)
+        first.store(0, ordering: .relaxed)
+        second.store(0, ordering: .relaxed)
+        third.store(0, ordering: .relaxed)
+        isCrowded.store(false, ordering: .relaxed)
+    }
+
+    /// Notes that `owner` writes.
+    @_noLocks func noteWriter(_ owner: UInt64) {
+        if owner != 0, first.load(ordering: .relaxed) == owner { return }
+        noteAnother(owner)
+    }
+
+    @_noLocks private func noteAnother(_ owner: UInt64) {
+        if owner != 0 {
+            if Self.takes(first, owner) || Self.takes(second, owner) || Self.takes(third, owner) { return }
+        }
+        isCrowded.store(true, ordering: .relaxed)
+    }
+
+    @_noLocks private static func takes(_ place: borrowing Atomic<UInt64>, _ owner: UInt64) -> Bool {
+        let found = place.compareExchange(expected: 0, desired: owner, ordering: .relaxed)
+        return found.exchanged || found.original == owner
+    }
+
+    /// Whether `owner` may have written.
+    @_noLocks func mayHaveWritten(_ owner: UInt64) -> Bool {
+        owner == 0 || isCrowded.load(ordering: .relaxed) || first.load(ordering: .relaxed) == owner
+            || second.load(ordering: .relaxed) == owner || third.load(ordering: .relaxed) == owner
+    }
+}
+
 /// The open files of a mount. A file's number is an index; the kernel gives back only numbers it was given.
 ///
 /// Handles are used without a lock by the requests of their own file. Only the samples can be reached by two requests at a
@@ -38,6 +83,7 @@ struct HandleTable: ~Copyable {
     private static var lockCount: Int { @_noLocks get { 64 } }
 
     private let chunks: UnsafeMutablePointer<UnsafeMutablePointer<Handle>?>
+    private let marks: UnsafeMutablePointer<UnsafeMutablePointer<FileMarks>?>
     private let locks: UnsafeMutablePointer<Lock>
     private let guardian = Lock()
     private let free: UnsafeMutablePointer<[UInt32]>
@@ -47,6 +93,8 @@ struct HandleTable: ~Copyable {
     init() {
         chunks = .allocate(capacity: Self.chunkCount)
         chunks.initialize(repeating: nil, count: Self.chunkCount)
+        marks = .allocate(capacity: Self.chunkCount)
+        marks.initialize(repeating: nil, count: Self.chunkCount)
         locks = .allocate(capacity: Self.lockCount)
         for index in 0..<Self.lockCount { (locks + index).initialize(to: Lock()) }
         free = .allocate(capacity: 1)
@@ -60,8 +108,13 @@ struct HandleTable: ~Copyable {
         for index in 0..<used.pointee {
             if let text = self[UInt64(index)].pointee.text { chw_free(text) }
         }
-        for index in 0..<Self.chunkCount { chunks[index]?.deallocate() }
+        for index in 0..<Self.chunkCount {
+            chunks[index]?.deallocate()
+            marks[index]?.deinitialize(count: Self.chunkSize)
+            marks[index]?.deallocate()
+        }
         chunks.deallocate()
+        marks.deallocate()
         for index in 0..<Self.lockCount { locks[index].destroy() }
         locks.deallocate()
         free.deinitialize(count: 1)
@@ -80,6 +133,9 @@ struct HandleTable: ~Copyable {
                 let chunk = UnsafeMutablePointer<Handle>.allocate(capacity: Self.chunkSize)
                 chunk.initialize(repeating: Handle(), count: Self.chunkSize)
                 chunks[index / Self.chunkSize] = chunk
+                let marks = UnsafeMutablePointer<FileMarks>.allocate(capacity: Self.chunkSize)
+                for offset in 0..<Self.chunkSize { (marks + offset).initialize(to: FileMarks()) }
+                self.marks[index / Self.chunkSize] = marks
             }
             used.pointee = index + 1
             return UInt32(index)
@@ -89,6 +145,7 @@ struct HandleTable: ~Copyable {
         let number = UInt64(index)
         self[number].pointee = Handle()
         self[number].pointee.isOpen = true
+        marks(of: number).pointee.reset()
         return number
     }
 
@@ -108,6 +165,13 @@ struct HandleTable: ~Copyable {
             precondition(index < Self.chunkCount &* Self.chunkSize)
             return chunks[index / Self.chunkSize].unsafelyUnwrapped + index % Self.chunkSize
         }
+    }
+
+    /// What requests of the file note side by side.
+    @_noLocks func marks(of number: UInt64) -> UnsafeMutablePointer<FileMarks> {
+        let index = Int(truncatingIfNeeded: number)
+        precondition(index < Self.chunkCount &* Self.chunkSize)
+        return marks[index / Self.chunkSize].unsafelyUnwrapped + index % Self.chunkSize
     }
 
     /// The lock that guards the sample of a handle.

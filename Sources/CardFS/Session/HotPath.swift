@@ -7,19 +7,20 @@ import Synchronization
 // Registers and DMA streams, from the callback to the reply. Nothing here allocates, retains or waits; the compiler checks
 // it. What fails is described to the caller, which makes a sentence of it elsewhere.
 
-/// Serves a read of a register or a stream.
+/// Serves a read of a register or a stream. `flags` are those the open file has now.
 @_noLocks func hotRead(
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
     _ number: UInt64,
     _ size: Int,
-    _ offset: Int
+    _ offset: Int,
+    _ flags: CInt
 ) -> HotResult {
     let handle = mount.pointee.handles.pointee[number]
     if isDead(mount, handle) { return .dead }
     switch handle.pointee.kind {
     case .receive:
-        return readStream(request, mount, handle, size)
+        return readStream(request, mount, number, handle, size, requestFlags(flags))
     case .register:
         return readSample(request, mount, number, handle, size, offset, bar: handle.pointee.bar)
     case .windowRegister:
@@ -33,20 +34,24 @@ import Synchronization
     }
 }
 
-/// Serves a write to a register or a stream.
+/// Serves a write to a register or a stream. `flags` are those the open file has now, and what pwritev2(2) adds; `owner` is who
+/// writes, as the kernel will name them at close.
 @_noLocks func hotWrite(
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
     _ number: UInt64,
     _ bytes: UnsafeRawPointer,
     _ size: Int,
-    _ offset: Int
+    _ offset: Int,
+    _ flags: CInt,
+    _ owner: UInt64
 ) -> HotResult {
     let handle = mount.pointee.handles.pointee[number]
     if isDead(mount, handle) { return .dead }
     switch handle.pointee.kind {
     case .transmit:
-        return writeStream(request, mount, handle, bytes, size)
+        mount.pointee.handles.pointee.marks(of: number).pointee.noteWriter(owner)
+        return writeStream(request, mount, number, handle, bytes, size, requestFlags(flags))
     case .register:
         return writeRegister(
             request,
@@ -88,20 +93,26 @@ import Synchronization
     }
 }
 
-/// Starts the wait of fsync and close for what was written through a stream.
+/// Starts the wait of fsync and close for what was written through a stream. A close by an `owner` who wrote nothing, such as a
+/// child that inherited the file, is told of bytes that were lost and does not wait for the others.
 @_noLocks func hotBarrier(
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
     _ number: UInt64,
-    _ kind: RequestKind
+    _ kind: RequestKind,
+    _ owner: UInt64
 ) -> HotResult {
     let handle = mount.pointee.handles.pointee[number]
     guard case .transmit = handle.pointee.kind, let stream = handle.pointee.stream else { return .elsewhere }
-    guard let record = mount.pointee.pool.pointee.allocate(kind, flags: RequestFlags(rawValue: 0), length: 0) else {
+    var flags = RequestFlags(rawValue: 0)
+    if case .close = kind, !mount.pointee.handles.pointee.marks(of: number).pointee.mayHaveWritten(owner) {
+        flags = .nonblocking
+    }
+    guard let record = mount.pointee.pool.pointee.allocate(kind, flags: flags, length: 0) else {
         return .failure(.insufficientResources, .outOfBuffers)
     }
     record.pointee.stream = stream
-    submit(request, mount, record)
+    submit(request, mount, number, record)
     return .done
 }
 
@@ -122,14 +133,15 @@ import Synchronization
     let wanted = message.loadUnaligned(fromByteOffset: RingMessage.bytes, as: UInt64.self)
     let size = wanted > UInt64(Int.max) ? Int.max : Int(truncatingIfNeeded: wanted)
     mount.pointee.counters.streamReads.wrappingAdd(1, ordering: .relaxed)
-    let flags = RequestFlags(rawValue: flags(handle).rawValue | RequestFlags.mapped.rawValue)
+    // An ioctl does not carry the file's present flags.
+    let flags = RequestFlags(rawValue: requestFlags(handle.pointee.flags).rawValue | RequestFlags.mapped.rawValue)
     guard let record = mount.pointee.pool.pointee.allocate(.read, flags: flags, length: size) else {
         return .failure(.insufficientResources, .outOfBuffers)
     }
     record.pointee.stream = handle.pointee.stream
     record.pointee.sequence =
         UInt64(message.loadUnaligned(fromByteOffset: RingMessage.release, as: UInt32.self))
-    submit(request, mount, record)
+    submit(request, mount, number, record)
     return .done
 }
 
@@ -150,29 +162,32 @@ import Synchronization
 @_noLocks private func readStream(
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
+    _ number: UInt64,
     _ handle: UnsafeMutablePointer<Handle>,
-    _ size: Int
+    _ size: Int,
+    _ flags: RequestFlags
 ) -> HotResult {
     mount.pointee.counters.streamReads.wrappingAdd(1, ordering: .relaxed)
     let length = size < PayloadArena.payloadByteCount ? size : PayloadArena.payloadByteCount
-    guard let record = mount.pointee.pool.pointee.allocate(.read, flags: flags(handle), length: length) else {
+    guard let record = mount.pointee.pool.pointee.allocate(.read, flags: flags, length: length) else {
         return .failure(.insufficientResources, .outOfBuffers)
     }
     record.pointee.stream = handle.pointee.stream
-    submit(request, mount, record)
+    submit(request, mount, number, record)
     return .done
 }
 
 @_noLocks private func writeStream(
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
+    _ number: UInt64,
     _ handle: UnsafeMutablePointer<Handle>,
     _ bytes: UnsafeRawPointer,
-    _ size: Int
+    _ size: Int,
+    _ flags: RequestFlags
 ) -> HotResult {
     mount.pointee.counters.streamWrites.wrappingAdd(1, ordering: .relaxed)
     if size > mount.pointee.packetLimit.load(ordering: .relaxed) { return .failure(.invalidBufferSize, .packetTooLong) }
-    let flags = flags(handle)
     guard let record = mount.pointee.pool.pointee.allocate(.write, flags: flags, length: size) else {
         return .failure(.insufficientResources, .outOfBuffers)
     }
@@ -201,7 +216,7 @@ import Synchronization
             record.pointee.payload = buffer
             record.pointee.storage = .receiveBuffer
             record.pointee.bufferIndex = spare
-            submit(request, mount, record)
+            submit(request, mount, number, record)
             return .done
         }
         let index = arena.pointee.receiveBuffer(containing: bytes)
@@ -215,25 +230,27 @@ import Synchronization
         record.pointee.storage = .receiveBuffer
         record.pointee.bufferIndex = index
     }
-    submit(request, mount, record)
+    submit(request, mount, number, record)
     return .done
 }
 
-@_noLocks private func flags(_ handle: UnsafeMutablePointer<Handle>) -> RequestFlags {
+@_noLocks private func requestFlags(_ flags: CInt) -> RequestFlags {
     var bits: UInt8 = 0
-    if handle.pointee.flags & O_NONBLOCK != 0 { bits |= RequestFlags.nonblocking.rawValue }
+    if flags & O_NONBLOCK != 0 { bits |= RequestFlags.nonblocking.rawValue }
     // O_SYNC contains the bit of O_DSYNC.
-    if handle.pointee.flags & O_DSYNC != 0 { bits |= RequestFlags.synchronous.rawValue }
-    if handle.pointee.flags & CHW_O_DIRECT != 0 { bits |= RequestFlags.direct.rawValue }
+    if flags & O_DSYNC != 0 { bits |= RequestFlags.synchronous.rawValue }
+    if flags & CHW_O_DIRECT != 0 { bits |= RequestFlags.direct.rawValue }
     return RequestFlags(rawValue: bits)
 }
 
 @_noLocks private func submit(
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
+    _ number: UInt64,
     _ record: UnsafeMutablePointer<RequestRecord>
 ) {
     record.pointee.replyContext = UnsafeMutableRawPointer(request)
+    record.pointee.fileNumber = number
     if mount.pointee.trace.pointee.isOn.load(ordering: .relaxed) {
         let caller = fuse_req_ctx(request)
         mount.pointee.trace.pointee.begin(mount.pointee.trace, record, process: caller?.pointee.pid ?? 0)

@@ -60,6 +60,13 @@ public enum SystemFile {
         return bytes.isEmpty ? nil : String(decoding: bytes, as: UTF8.self)
     }
 
+    /// The process that a thread belongs to, which is what people know by a number; the thread's own number when it has ended.
+    public static func process(of thread: Int32) -> Int32 {
+        guard thread > 0, let text = read("/proc/\(thread)/status", limit: 1) else { return thread }
+        let line = text.split(separator: "\n").first { $0.hasPrefix("Tgid:") }
+        return line?.split(separator: "\t").last.flatMap { Int32($0) } ?? thread
+    }
+
     /// The last component of a path.
     public static func lastComponent(_ path: String) -> String {
         path.split(separator: "/").last.map(String.init) ?? path

@@ -25,6 +25,12 @@ struct Node {
     /// the writer cancels it.
     var command: (@Sendable (String, Cancellation) throws(FileError) -> Void)?
 
+    /// The st_size of a file that is read as it comes. Asynchronous direct reads end at it, so that it is not 0; programs that
+    /// copy as much as that, or pad up to it, do little harm.
+    static let streamSize: UInt64 = 4096
+    /// The st_size of a file that is only written: no write passes it, and appending still stays below the kernel's limit.
+    static let endlessSize: UInt64 = 1 << 62
+
     /// Whether each look-up makes a node of its own towards the kernel, with the same st_ino. The kernel serialises the writes
     /// to one node, and a process that waits for that lock does not even die: so no two opens share the node of a file whose
     /// write may wait. Text whose length varies has a size that is true for one sample only.

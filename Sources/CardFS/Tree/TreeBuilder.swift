@@ -180,8 +180,8 @@ struct TreeBuilder {
         let device = device
         let mount = Shared(mount)
         let directory = tree.addDirectory("dma")
-        tree.add(Node(name: "tx", parent: directory, kind: .transmit, mode: mode(0o220)))
-        tree.add(Node(name: "rx", parent: directory, kind: .receive, mode: mode(0o440)))
+        tree.add(Node(name: "tx", parent: directory, kind: .transmit, mode: mode(0o220), size: Node.endlessSize))
+        tree.add(Node(name: "rx", parent: directory, kind: .receive, mode: mode(0o440), size: Node.streamSize))
         tree.add(
             Node(
                 name: "framing",
@@ -309,7 +309,7 @@ struct TreeBuilder {
                 read: { "\(device.interrupt.pointee.log.totalCount)\n" }
             )
         )
-        tree.add(Node(name: "log", parent: directory, kind: .interruptLog, mode: 0o444))
+        tree.add(Node(name: "log", parent: directory, kind: .interruptLog, mode: 0o444, size: Node.streamSize))
     }
 
     private func addControls(_ tree: inout Tree) {
@@ -339,6 +339,7 @@ struct TreeBuilder {
                 parent: 1,
                 kind: .trace,
                 mode: mode(0o660),
+                size: Node.streamSize,
                 write: { line throws(FileError) in
                     guard line == "on" || line == "off" else {
                         throw FileError(EINVAL, "\"\(line)\" is neither on nor off")

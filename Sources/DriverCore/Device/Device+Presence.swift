@@ -17,12 +17,6 @@ extension Device {
         if watchers.wrappingAdd(1, ordering: .sequentiallyConsistent).oldValue == 0 { setLookTimer() }
     }
 
-    /// Counts those who wait for the next interrupt. Any thread.
-    public func watchInterrupts(_ on: Bool) {
-        interrupt.pointee.log.watch(on)
-        watchPresence(on)
-    }
-
     private func setLookTimer() { deferred.pointee.setTimer(presenceCall, clock.now() &+ Self.lookInterval) }
 
     /// The deferred call of the timer.

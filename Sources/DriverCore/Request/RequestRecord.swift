@@ -127,6 +127,8 @@ public struct RequestRecord: ~Copyable {
     public var bufferIndex: UInt32
     /// The file layer's own word: the fuse_req_t.
     public var replyContext: UnsafeMutableRawPointer?
+    /// The file layer's own number of the open file.
+    public var fileNumber: UInt64
 
     /// How it ended (IoStatus.Status).
     public var status: Status
@@ -169,6 +171,7 @@ public struct RequestRecord: ~Copyable {
         length = 0
         storage = .none
         bufferIndex = 0
+        fileNumber = 0
         status = .pending
         information = 0
         cause = .none
