@@ -4,8 +4,9 @@ import PackageDescription
 
 // One target per layer, and a layer depends only on what is below it:
 //
-//   cardfs → CardFS → CardDrivers → DriverCore → PCIBus ← SimulatedCard, VFIOBus
+//   cardfs → CardFS, CardDrivers → DriverCore → PCIBus ← SimulatedCard, VFIOBus
 //
+// CardFS and CardDrivers do not know each other; cardfs brings them and the buses together.
 // CFuse, CHardware and CVFIO hold what Swift cannot say: libfuse's macros, volatile accesses, barriers, ioctl numbers.
 
 let swiftSettings: [SwiftSetting] = [

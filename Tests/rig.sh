@@ -56,7 +56,6 @@ APT="apt-get -q -o DPkg::Lock::Timeout=300"
 missing=""
 need() { eval "$2" > /dev/null 2>&1 || missing="$missing $1"; }
 need qemu-system-x86 'command -v qemu-system-x86_64'
-need busybox-static 'busybox cpio --help'
 need pciutils 'command -v lspci && command -v setpci'
 need fuse3 'command -v fusermount3'
 need pkg-config 'command -v pkg-config'
@@ -74,23 +73,34 @@ if [ -n "$missing" ]; then
 fi
 command -v swift > /dev/null || fail "swift is missing: https://www.swift.org/install tells how to get it"
 
-# 2. The kernel: unpacked rather than installed, since this machine keeps its own.
+# 2. The kernel, and a busybox without shared libraries: unpacked rather than installed, since this machine keeps its own.
 
+# unpack PACKAGE DIRECTORY: the files of a package, which is downloaded.
+unpack() {
+    local package=$1 directory=$2
+    rm -rf "$directory" "$WORK/download" "$WORK/unpacked"
+    mkdir -p "$WORK/download"
+    (cd "$WORK/download" && $APT download "$package") &&
+        dpkg-deb -x "$WORK"/download/*.deb "$WORK/unpacked" && mv "$WORK/unpacked" "$directory" && rm -rf "$WORK/download"
+}
+# get DIRECTORY COMMAND…: unpacks the package that COMMAND names, after a look for newer lists if need be.
+get() {
+    local directory=$1
+    shift
+    { [ -n "$("$@")" ] && unpack "$("$@")" "$directory" || { $SUDO $APT update && unpack "$("$@")" "$directory"; }; } \
+        > "$WORK/packages.log" 2>&1 || {
+        tail -n 20 "$WORK/packages.log" >&2
+        fail "the package for $directory could not be downloaded and unpacked"
+    }
+}
 kernel_package() { apt-cache depends linux-image-cloud-amd64 2> /dev/null | awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2; exit }'; }
 if ! ls "$WORK"/kernel/boot/vmlinuz-* > /dev/null 2>&1; then
-    rm -rf "$WORK/kernel" "$WORK/download"
-    mkdir -p "$WORK/download"
-    get_kernel() { (cd "$WORK/download" && rm -f ./*.deb && $APT download "$(kernel_package)"); }
-    [ -n "$(kernel_package)" ] && get_kernel > "$WORK/packages.log" 2>&1 ||
-        { $SUDO $APT update && get_kernel; } > "$WORK/packages.log" 2>&1 ||
-        {
-            tail -n 20 "$WORK/packages.log" >&2
-            fail "the package linux-image-cloud-amd64 could not be downloaded"
-        }
-    dpkg-deb -x "$WORK"/download/linux-image-*.deb "$WORK/unpacked" && mv "$WORK/unpacked" "$WORK/kernel" ||
-        fail "the kernel's package could not be unpacked"
-    rm -rf "$WORK/download"
+    get "$WORK/kernel" kernel_package
 fi
+# The ordinary busybox of Debian needs libraries that the guests have not.
+[ -d "$WORK/busybox" ] || get "$WORK/busybox" echo busybox-static
+BUSYBOX=$(ls "$WORK"/busybox/{,usr/}bin/busybox 2> /dev/null | head -n 1)
+[ -x "$BUSYBOX" ] || fail "the package busybox-static has no busybox: remove $WORK/busybox"
 KERNEL=$(ls "$WORK"/kernel/boot/vmlinuz-* | head -n 1)
 MODULES=$(ls -d "$WORK"/kernel/lib/modules/* | head -n 1)
 
@@ -109,7 +119,7 @@ echo "building"
 TREE=$WORK/initramfs
 rm -rf "$TREE"
 mkdir -p "$TREE"/{bin,dev,etc,lib/modules,mnt,proc,rig,sys,tmp}
-cp "$(command -v busybox)" "$TREE/bin/busybox"
+cp "$BUSYBOX" "$TREE/bin/busybox"
 strip -o "$TREE/bin/cardfs" "$ROOT/.build-static/release/cardfs"
 # In the order in which they are loaded; later kernels have merged some.
 for module in virt/lib/irqbypass drivers/vfio/vfio drivers/vfio/vfio_virqfd drivers/vfio/vfio_iommu_type1 \
@@ -138,7 +148,7 @@ chmod +x "$TREE/init"
 ln -s /proc/mounts "$TREE/etc/mtab"
 printf 'root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n' > "$TREE/etc/passwd"
 printf 'root:x:0:\nuser:x:1000:\n' > "$TREE/etc/group"
-(cd "$TREE" && find . | busybox cpio -o -H newc -R 0:0 2> /dev/null) > "$WORK/initramfs.cpio" || fail "no initramfs"
+(cd "$TREE" && find . | "$BUSYBOX" cpio -o -H newc -R 0:0 2> /dev/null) > "$WORK/initramfs.cpio" || fail "no initramfs"
 
 # 5. Guests.
 

@@ -44,48 +44,56 @@ struct CardState {
 /// The parts of a card, at an address that does not change: the context of its register windows and its threads. Constant, so
 /// that it may be read without the lock.
 struct CardParts {
-    let lock = Lock()
+    let lock: Lock
     let clock: Clock
     let iommu: IOMMU
     /// Whether the transmitter takes a packet from several runs of addresses.
     let isGathering: Bool
     /// The most that the register for packets counts.
     let packetCounterLimit: UInt32
-    let tx = EnginePointer(isTransmitter: true)
-    let rx = EnginePointer(isTransmitter: false)
-    let gate = InterruptGate()
+    let tx: EnginePointer
+    let rx: EnginePointer
+    let gate: InterruptGate
     /// Where a far end without memory takes data: a page that stays in the first-level cache.
-    let cardBuffer = mapZeroedPages(pageBytes)
+    let cardBuffer: UnsafeMutableRawPointer
     /// The two memory windows of BAR0, one behind the other. Under the lock.
-    let windows = mapZeroedPages(RegisterBlock.windowBytes)
+    let windows: UnsafeMutableRawPointer
     /// Under the lock.
     let state: UnsafeMutablePointer<CardState>
 
-    init(address: PCIAddress, clock: Clock, configuration: SimulatedBus.Configuration, iommu: IOMMU) {
-        self.clock = clock
+    init(
+        address: PCIAddress,
+        configuration: SimulatedBus.Configuration,
+        iommu: IOMMU,
+        pages: HostPages
+    ) throws(BusError) {
+        // What can fail comes before what would have to be taken back.
+        cardBuffer = try pages.map(pageBytes)
+        windows = try pages.map(RegisterBlock.windowBytes)
+        let initial = CardState(
+            configuration: try ConfigurationSpaceModel(
+                address: address,
+                limits: UInt32(configuration.addressBits) | (configuration.scatterGather ? 0x300 : 0x200),
+                pages: pages
+            ),
+            wire: try Wire(byteCount: configuration.receiverMemory, pages: pages)
+        )
+        clock = configuration.clock
         self.iommu = iommu
         isGathering = configuration.scatterGather
         packetCounterLimit = UInt32(clamping: min(max(configuration.packetCounterLimit, 1), SlaveState.longestPiece))
+        lock = Lock()
+        tx = EnginePointer(isTransmitter: true)
+        rx = EnginePointer(isTransmitter: false)
+        gate = InterruptGate()
         state = .allocate(capacity: 1)
-        state.initialize(
-            to: CardState(
-                configuration: ConfigurationSpaceModel(
-                    address: address,
-                    limits: UInt32(configuration.addressBits) | (configuration.scatterGather ? 0x300 : 0x200)
-                ),
-                wire: Wire(byteCount: configuration.receiverMemory)
-            )
-        )
+        state.initialize(to: initial)
     }
 
     /// Frees everything. The threads have ended and nobody holds a window.
     func destroy() {
-        state.pointee.wire.destroy()
-        state.pointee.configuration.destroy()
         state.deinitialize(count: 1)
         state.deallocate()
-        munmap(windows, RegisterBlock.windowBytes)
-        munmap(cardBuffer, pageBytes)
         gate.destroy()
         tx.destroy()
         rx.destroy()

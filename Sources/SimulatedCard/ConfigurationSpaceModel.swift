@@ -21,18 +21,14 @@ struct ConfigurationSpaceModel {
     /// Bits that a written 1 clears.
     private let clearable: UnsafeMutableRawPointer
 
-    init(address: PCIAddress, limits: UInt32 = 0x120) {
+    init(address: PCIAddress, limits: UInt32, pages: HostPages) throws(BusError) {
         self.address = address
         self.limits = limits
         addresses = PlatformAddresses(address)
-        bytes = mapZeroedPages(Self.byteCount)
-        writable = mapZeroedPages(Self.byteCount)
-        clearable = mapZeroedPages(Self.byteCount)
+        bytes = try pages.map(Self.byteCount)
+        writable = try pages.map(Self.byteCount)
+        clearable = try pages.map(Self.byteCount)
         restore()
-    }
-
-    func destroy() {
-        for part in [bytes, writable, clearable] { munmap(part, Self.byteCount) }
     }
 
     // MARK: Access

@@ -28,9 +28,9 @@ struct IOMMU: @unchecked Sendable {  // tables of atomics; the record of faults 
     /// Under the lock of the card.
     let faults: UnsafeMutablePointer<Faults>
 
-    init(physical: PhysicalMemory) {
+    init(physical: PhysicalMemory, pages: HostPages) throws(BusError) {
         self.physical = physical
-        table = mapZeroedPages(Self.pageCount * 8).bindMemory(to: Atomic<UInt64>.self, capacity: Self.pageCount)
+        table = try pages.map(Self.pageCount * 8).bindMemory(to: Atomic<UInt64>.self, capacity: Self.pageCount)
         mappedBytes = .allocate(capacity: 1)
         mappedBytes.initialize(to: Atomic(0))
         addressMask = .allocate(capacity: 1)
@@ -40,7 +40,6 @@ struct IOMMU: @unchecked Sendable {  // tables of atomics; the record of faults 
     }
 
     func destroy() {
-        munmap(table, Self.pageCount * 8)
         mappedBytes.deinitialize(count: 1)
         mappedBytes.deallocate()
         faults.deallocate()

@@ -15,11 +15,11 @@ struct PhysicalMemory: @unchecked Sendable {  // a table of atomics
     /// The host address of each frame; 0 where nothing is.
     private let table: UnsafeMutablePointer<Atomic<UInt>>
 
-    init() {
-        table = mapZeroedPages(Self.frameCount * 8).bindMemory(to: Atomic<UInt>.self, capacity: Self.frameCount)
+    /// The table is dense: the frames of one allocation have entries all over it.
+    init(pages: HostPages) throws(BusError) {
+        table = try pages.map(Self.frameCount * 8, isDense: true)
+            .bindMemory(to: Atomic<UInt>.self, capacity: Self.frameCount)
     }
-
-    func destroy() { munmap(table, Self.frameCount * 8) }
 
     /// The page of this process behind a frame. The engine that asks has pinned its translations.
     @_noLocks func page(_ frame: UInt64) -> UnsafeMutableRawPointer? {
@@ -70,7 +70,7 @@ final class MemoryMap: @unchecked Sendable {  // everything is under its lock, o
     /// As many as the kernel's type 1 IOMMU grants by default (dma_entry_limit).
     static let mappingLimit = 65_535
 
-    let physical = PhysicalMemory()
+    let physical: PhysicalMemory
     let iommu: IOMMU
     private let lock = Lock()
     private let seed: UInt64
@@ -79,14 +79,14 @@ final class MemoryMap: @unchecked Sendable {  // everything is under its lock, o
     private var freeIndices: [Int] = []
     private var mappings: [Mapping] = []
 
-    init(seed: UInt64) {
+    init(seed: UInt64, pages: HostPages) throws(BusError) {
         self.seed = seed
-        iommu = IOMMU(physical: physical)
+        physical = try PhysicalMemory(pages: pages)
+        iommu = try IOMMU(physical: physical, pages: pages)
     }
 
     deinit {
         for base in allocations.keys { remove(base) }
-        physical.destroy()
         iommu.destroy()
         lock.destroy()
     }
@@ -136,17 +136,10 @@ final class MemoryMap: @unchecked Sendable {  // everything is under its lock, o
         _ byteCount: Int,
         isShared: Bool
     ) throws(BusError) -> (base: UnsafeMutableRawPointer, file: CInt?) {
+        guard isShared else { return (try HostPages.take(byteCount, isDense: true), nil) }
         var base: UnsafeMutableRawPointer?
-        var file: CInt?
-        if isShared {
-            let result = chw_shared_memory("cardfs-ring", byteCount, &base)
-            if result >= 0 { file = result }
-        } else {
-            base = mmap(nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        }
-        guard let base, base != UnsafeMutableRawPointer(bitPattern: -1) else {
-            throw BusError(ENOMEM, "the host gives no \(byteCount) bytes of memory")
-        }
+        let file = chw_shared_memory("cardfs-ring", byteCount, &base)
+        guard file >= 0, let base else { throw HostPages.failure(byteCount, -file) }
         return (base, file)
     }
 

@@ -16,6 +16,8 @@ public final class SimulatedBus: PCIBus, @unchecked Sendable {  // the set of ad
         /// The most bytes of a packet that the card's register for packets delivered through the slave DMA controller counts:
         /// a longer packet is told in pieces.
         public var packetCounterLimit = 256 << 20
+        /// Whether a card's address is this process's alone in the whole machine, rather than among the cards of this bus.
+        public var holdsAddresses = false
         /// Paces the wire when its rate is limited. The caller keeps it as long as cards are open.
         public var clock: Clock
 
@@ -43,8 +45,35 @@ public final class SimulatedBus: PCIBus, @unchecked Sendable {  // the set of ad
         guard lock.locked({ isOpen.insert(address).inserted }) else {
             throw BusError(EBUSY, "the simulated card at \(address) is open already")
         }
-        return SimulatedFunction(address: address, configuration: configuration) { [self] in
-            _ = lock.locked { isOpen.remove(address) }
+        var slot: Slot?
+        do throws(BusError) {
+            if configuration.holdsAddresses {
+                slot = try Slot.take(address)
+                if slot == nil { throw BusError(EBUSY, "another simulated card of this machine sits at \(address)") }
+            }
+            return try SimulatedFunction(address: address, configuration: configuration) { [self, slot] in
+                leave(address, slot)
+            }
+        } catch {
+            leave(address, slot)
+            throw error
         }
+    }
+
+    /// Puts a card at the first address that is free, from 0000:01:00.0 on: a bus for each. EBUSY when none is. Any thread.
+    public func openAnywhere() throws(BusError) -> any PCIFunction {
+        for bus in UInt8(1)...255 {
+            do {
+                return try open(PCIAddress(bus: bus, device: 0, function: 0))
+            } catch {
+                guard error.code == EBUSY else { throw error }
+            }
+        }
+        throw BusError(EBUSY, "there are simulated cards at 0000:01:00.0 to 0000:ff:00.0 already")
+    }
+
+    private func leave(_ address: PCIAddress, _ slot: Slot?) {
+        slot?.leave()
+        _ = lock.locked { isOpen.remove(address) }
     }
 }

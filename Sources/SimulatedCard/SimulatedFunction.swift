@@ -18,35 +18,37 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
     public let mapRegisterLimit: Int?
 
     let card: Card
+    private let pages = HostPages()
     private let memory: MemoryMap
     private let lifecycle = Lock()
     private var threads: [Thread] = []
     private let onClose: @Sendable () -> Void
 
-    init(address: PCIAddress, configuration: SimulatedBus.Configuration, onClose: @escaping @Sendable () -> Void) {
+    init(
+        address: PCIAddress,
+        configuration: SimulatedBus.Configuration,
+        onClose: @escaping @Sendable () -> Void
+    ) throws(BusError) {
         self.address = address
         self.onClose = onClose
         let seed = UInt64(address.bus) << 8 | UInt64(address.device) << 3 | UInt64(address.function)
-        memory = MemoryMap(seed: seed &* 4099)
+        memory = try MemoryMap(seed: seed &* 4099, pages: pages)
         mapRegisterLimit = configuration.mapRegisters
         memory.iommu.addressMask.pointee = UInt32(
             truncatingIfNeeded: UInt64(1) << UInt64(configuration.addressBits) - 1
         )
+        let made = try CardParts(address: address, configuration: configuration, iommu: memory.iommu, pages: pages)
         let parts = UnsafeMutablePointer<CardParts>.allocate(capacity: 1)
-        parts.initialize(
-            to: CardParts(
-                address: address,
-                clock: configuration.clock,
-                configuration: configuration,
-                iommu: memory.iommu
-            )
-        )
+        parts.initialize(to: made)
         let card = Card(parts: parts)
         self.card = card
-        threads = [
-            Thread(name: "spw-tx") { card.run(card.tx) },
-            Thread(name: "spw-rx") { card.run(card.rx) },
-        ]
+        do {
+            threads.append(try Thread(starting: "spw-tx") { card.run(card.tx) })
+            threads.append(try Thread(starting: "spw-rx") { card.run(card.rx) })
+        } catch {
+            endThreads()
+            throw error
+        }
     }
 
     deinit {
@@ -195,11 +197,16 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
     /// Ends the threads and the connection of interrupts; the function can then be opened again. Memory is given back with
     /// the last reference. A second call does nothing.
     public func close() {
+        if endThreads() { onClose() }
+    }
+
+    /// False when they have ended already.
+    @discardableResult private func endThreads() -> Bool {
         let ending = lifecycle.locked {
             defer { threads = [] }
             return threads
         }
-        guard !ending.isEmpty else { return }
+        guard !ending.isEmpty else { return false }
         disconnectInterrupts()
         card.lock.lock()
         card.state.pointee.isClosing = true
@@ -207,6 +214,6 @@ public final class SimulatedFunction: PCIFunction, @unchecked Sendable {  // eve
         card.interrupt(card.rx)
         card.lock.unlock()
         for thread in ending { thread.join() }
-        onClose()
+        return true
     }
 }

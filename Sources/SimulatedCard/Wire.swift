@@ -65,15 +65,10 @@ struct Wire {
     private var isReading = false
     private var readingGeneration: UInt64 = 0
 
-    init(byteCount: Int) {
+    init(byteCount: Int, pages: HostPages) throws(BusError) {
         self.byteCount = byteCount
-        bytes = mapZeroedPages(byteCount)
-        markers = mapZeroedPages(Self.markerCount * 8).assumingMemoryBound(to: UInt64.self)
-    }
-
-    func destroy() {
-        munmap(bytes, byteCount)
-        munmap(markers, Self.markerCount * 8)
+        bytes = try pages.map(byteCount, isDense: true)
+        markers = try pages.map(Self.markerCount * 8).assumingMemoryBound(to: UInt64.self)
     }
 
     /// The most that moves between two looks at the clock: a fifth of a millisecond.
@@ -191,13 +186,4 @@ struct Wire {
         receivedPackets = 0
         receivedCRC = 0
     }
-}
-
-/// Anonymous zeroed pages that cost nothing until they are touched.
-func mapZeroedPages(_ byteCount: Int) -> UnsafeMutableRawPointer {
-    let result = mmap(nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    guard let result, result != UnsafeMutableRawPointer(bitPattern: -1) else {
-        preconditionFailure("no address space for \(byteCount) bytes")
-    }
-    return result
 }

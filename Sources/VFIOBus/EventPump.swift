@@ -31,10 +31,11 @@ final class EventPump: @unchecked Sendable {  // the descriptors are fixed; the 
     }
 
     /// Starts the thread. `body` is called on it with the number of a source and what it counted since the last call.
-    func start(name: String, _ body: @escaping @Sendable (Int, UInt64) -> Void) {
+    /// Throws when the host gives no thread.
+    func start(name: String, _ body: @escaping @Sendable (Int, UInt64) -> Void) throws(BusError) {
         let descriptors = descriptors
         let ending = ending
-        thread = Thread(name: name) { Self.run(descriptors, ending, body) }
+        thread = try Thread(starting: name) { Self.run(descriptors, ending, body) }
     }
 
     /// Waits on the thread of the pump, at most `milliseconds`; not longer once the pump is to end.

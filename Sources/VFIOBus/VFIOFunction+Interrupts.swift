@@ -68,12 +68,17 @@ extension VFIOFunction {
             return session.device
         }
         let isLevel = kind == .intx
-        pump.start(name: "vfio-irq") { [unowned pump] vector, counted in
-            var isServed = false
-            for _ in 0..<counted where chw_serve(sink.routine, sink.context, UInt32(vector)) { isServed = true }
-            guard isLevel else { return }
-            if !isServed { pump.pause(milliseconds: 10) }
-            InterruptRequest.unmask(kernel, device)
+        do {
+            try pump.start(name: "vfio-irq") { [unowned pump] vector, counted in
+                var isServed = false
+                for _ in 0..<counted where chw_serve(sink.routine, sink.context, UInt32(vector)) { isServed = true }
+                guard isLevel else { return }
+                if !isServed { pump.pause(milliseconds: 10) }
+                InterruptRequest.unmask(kernel, device)
+            }
+        } catch {
+            disconnectInterrupts()
+            throw error
         }
     }
 

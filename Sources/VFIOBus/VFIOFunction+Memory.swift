@@ -29,8 +29,8 @@ extension VFIOFunction {
         }
     }
 
-    /// As ``allocateMemory(byteCount:)``, in a file of its own (memfd_create(2)) that can be mapped to be read; never from huge
-    /// pages.
+    /// As ``allocateMemory(byteCount:)``, in a file of its own (memfd_create(2)) that can be mapped to be read; never from
+    /// the reserve of huge pages.
     public func allocateSharedMemory(byteCount: Int) throws(BusError) -> DMAMemory {
         let size = Page.roundedUp(byteCount)
         var base: UnsafeMutableRawPointer?

@@ -116,7 +116,7 @@ public final class VFIOFunction: PCIFunction, @unchecked Sendable {  // everythi
                 throw BusError(-result, "events of \(address) cannot be connected: \(meaning(-result))")
             }
         }
-        pump.start(name: "vfio-events") { [weak self] source, _ in
+        try pump.start(name: "vfio-events") { [weak self] source, _ in
             self?.tell(indices[source] == InterruptIndex.request ? .releaseRequested : .errorReported)
         }
         return pump

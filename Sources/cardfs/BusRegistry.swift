@@ -21,7 +21,11 @@ enum BusRegistry {
     /// The bus that takes a card.
     static func entry(for card: CardName) throws(Refusal) -> Entry {
         guard let entry = entries.first(where: { $0.takes(card) }) else {
-            throw Refusal("no bus of this build reaches \(card)", hint: "cardfs list shows the cards of this machine")
+            throw Refusal(
+                "no bus of this build reaches \(card)",
+                hint: "cardfs list shows the cards of this machine",
+                kind: .absent
+            )
         }
         return entry
     }

@@ -30,11 +30,13 @@ struct CardFSCommand: ParsableCommand {
     /// Runs a command line and returns the exit status. What goes wrong is told on standard error.
     static func run(_ arguments: [String]) -> CInt {
         do {
+            try checkHelp(arguments)
             var command = try parseAsRoot(spelledOut(arguments))
             try command.run()
             return 0
         } catch let refusal as Refusal {
             StandardError.write(refusal.lines)
+            return refusal.kind.rawValue
         } catch let exitCode as ExitCode {
             return exitCode.rawValue
         } catch {
@@ -45,18 +47,17 @@ struct CardFSCommand: ParsableCommand {
             }
             let text = message(for: error)
             StandardError.write(Refusal(oneSentence(text), hint: "cardfs \(helpWord(arguments))--help").lines)
+            return Refusal.Kind.usage.rawValue
         }
-        return 1
     }
 
     /// The arguments with the word `mount` where mount(8) leaves it out (`cardfs sim /mnt -o rw`), and with `-o` and its
     /// value apart: the parser takes the `=` in `-orw,mode=600` for its own.
     static func spelledOut(_ arguments: [String]) -> [String] {
         guard let first = arguments.first else { return ["--help"] }
-        let words =
-            configuration.subcommands.compactMap { $0.configuration.commandName }
-            + ["help", "--help", "-h", "--version", "--generate-completion-script"]
-        let isNamed = words.contains { first == $0 || first.hasPrefix($0 + "=") }
+        // Before the card mount(8) puts -o at most; every other option is one of the root, or of the parser itself.
+        let isOption = first.hasPrefix("-") && !first.hasPrefix("-o") && first != "-f" && first != "--foreground"
+        let isNamed = isOption || first == "help" || names.contains(first)
         guard !isNamed || first == Mount.configuration.commandName else { return arguments }
         var result = isNamed ? [] : ["mount"]
         let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
@@ -65,6 +66,19 @@ struct CardFSCommand: ParsableCommand {
             result += isJoined ? ["-o", String(argument.dropFirst(2))] : [argument]
         }
         return result + arguments[end...]
+    }
+
+    /// What the sub-commands may be called.
+    private static var names: [String] {
+        configuration.subcommands.flatMap { [$0.configuration.commandName ?? ""] + $0.configuration.aliases }
+    }
+
+    /// Refuses help on a command that there is not, for which the parser shows the help of all of them.
+    private static func checkHelp(_ arguments: [String]) throws(Refusal) {
+        guard arguments.first == "help", let name = arguments.dropFirst().first(where: { !$0.hasPrefix("-") }),
+            name != "help", !names.contains(name)
+        else { return }
+        throw Refusal("there is no command \"\(name)\"", hint: "cardfs --help lists them", kind: .usage)
     }
 
     /// The parser's message without its own label and full stop.

@@ -1,6 +1,7 @@
 import CardDrivers
 import CardFS
 import DriverCore
+import Glibc
 import Logging
 import PCIBus
 import SimulatedCard
@@ -18,13 +19,22 @@ import VFIOBus
     configuration.addressBits = options.simulatedAddressBits
     configuration.scatterGather = options.simulatedScatterGather
     configuration.mapRegisters = options.simulatedMapRegisters
+    configuration.holdsAddresses = true
     let bus = SimulatedBus(configuration)
-    let address = options.address ?? PCIAddress(bus: 1, device: 0, function: 0)
     let function: any PCIFunction
-    do {
-        function = try bus.open(address)
+    do throws(BusError) {
+        if let address = options.address {
+            function = try bus.open(address)
+        } else {
+            function = try bus.openAnywhere()
+        }
     } catch {
-        throw Refusal(error.sentence)
+        let isTaken = error.code == EBUSY && options.address != nil
+        throw Refusal(
+            error.sentence,
+            hint: isTaken ? "without the option address it gets the next free one" : ProcessLimit.advice(error.code),
+            kind: Refusal.Kind(errno: error.code)
+        )
     }
     return try CardMount(
         function: function,
@@ -47,14 +57,19 @@ import VFIOBus
     guard options.address == nil else {
         throw Refusal(
             "the option address places a simulated card, and \(address) has its place",
-            hint: "cardfs mount \(address) \(mountpoint)"
+            hint: "cardfs mount \(address) \(mountpoint)",
+            kind: .usage
         )
     }
     let function: any PCIFunction
-    do {
+    do throws(BusError) {
         function = try VFIOBus().open(address)
     } catch {
-        throw Refusal(error.sentence, hint: "cardfs doctor \(address) shows all that is missing")
+        throw Refusal(
+            error.sentence,
+            hint: ProcessLimit.advice(error.code) ?? "cardfs doctor \(address) shows all that is missing",
+            kind: Refusal.Kind(errno: error.code, otherwise: .unavailable)
+        )
     }
     return try CardMount(
         function: function,
@@ -96,10 +111,13 @@ final class CardMount: MountService {
     }
 
     func serve(ready: () -> Void) throws -> CInt {
-        defer { fileSystem.close() }
+        defer {
+            fileSystem.close()
+            session.sweep()
+        }
         try fileSystem.start()
         try session.mount(at: mountpoint)
-        session.start()
+        try session.start()
         ready()
         session.waitUntilEnded()
         return 0

@@ -17,7 +17,8 @@ enum CardName: Hashable, Sendable, CustomStringConvertible {
         } else {
             throw Refusal(
                 "\"\(text)\" is no card: a card is sim or a PCI address such as 0000:02:00.0",
-                hint: "cardfs list shows the cards of this machine"
+                hint: "cardfs list shows the cards of this machine",
+                kind: .usage
             )
         }
     }

@@ -17,14 +17,16 @@ enum Daemon {
         let pid = try start(arguments, writer: ends.writer)
         let deadline = now() + secondsUntilReady * 1000
         guard let told = collect(ends.reader, until: deadline) else {
-            end(pid)
+            end(pid, mountpoint)
             throw Refusal(
                 "the mount did not answer within \(secondsUntilReady) seconds",
-                hint: "the system log says what cardfs was doing: journalctl -t cardfs"
+                hint: "the system log says what cardfs was doing: journalctl -t cardfs",
+                kind: .unavailable
             )
         }
         if told != "ok\n" {
             let status = ChildProcess.wait(for: pid)
+            takeAway(mountpoint)
             let lines = told.split(separator: "\n").map(String.init)
             guard let sentence = lines.first else {
                 throw Refusal(
@@ -32,14 +34,36 @@ enum Daemon {
                     hint: "cardfs mount -f shows what happens"
                 )
             }
-            throw Refusal(sentence, hint: lines.count > 1 ? lines[1] : nil)
+            throw Refusal(
+                sentence,
+                hint: lines.count > 1 ? lines[1] : nil,
+                kind: Refusal.Kind(rawValue: status) ?? .other
+            )
         }
-        // The parent may touch the mount; the daemon never does.
-        switch BoundedStat.look(at: mountpoint + "/state", seconds: 5) {
+        do {
+            try look(at: mountpoint)
+        } catch {
+            end(pid, mountpoint)
+            throw error
+        }
+    }
+
+    /// Looks whether the mount answers. The parent may touch it; the daemon never does.
+    private static func look(at mountpoint: String) throws(Refusal) {
+        switch try BoundedStat.look(at: mountpoint + "/state", seconds: 5) {
         case .found: return
-        case .failed(let code): throw Refusal("\(mountpoint)/state: \(errnoMeaning(code))")
+        case .failed(let code):
+            throw Refusal(
+                "the card was mounted on \(mountpoint), but its files cannot be reached: \(errnoMeaning(code))",
+                hint: "it is unmounted again; user and group must be those who mount, or -o allow_other",
+                kind: Refusal.Kind(errno: code)
+            )
         case .noAnswer:
-            throw Refusal("\(mountpoint) is mounted but does not answer", hint: "cardfs unmount --force \(mountpoint)")
+            throw Refusal(
+                "the card was mounted on \(mountpoint), but does not answer",
+                hint: "it is unmounted again; the system log says more: journalctl -t cardfs",
+                kind: .unavailable
+            )
         }
     }
 
@@ -50,7 +74,7 @@ enum Daemon {
         // Above the descriptors that are set up below, even when the shell gave fewer than three.
         let high = fcntl(writer, F_DUPFD_CLOEXEC, 10)
         close(writer)
-        guard high >= 0 else { throw Refusal("no pipe: \(errnoMeaning(errno))") }
+        guard high >= 0 else { throw Refusal("the host gives no pipe", code: errno) }
         defer { close(high) }
 
         var actions = posix_spawn_file_actions_t()
@@ -79,7 +103,7 @@ enum Daemon {
         let code = ChildProcess.withArguments(vector) {
             posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, $0, environ)
         }
-        guard code == 0 else { throw Refusal("the daemon cannot be started: \(errnoMeaning(code))") }
+        guard code == 0 else { throw Refusal("the daemon cannot be started", code: code) }
         return pid
     }
 
@@ -111,16 +135,23 @@ enum Daemon {
         }
     }
 
-    /// Ends a daemon that did not get ready: asks, then insists. One that hangs in the kernel is left to it.
-    private static func end(_ pid: pid_t) {
+    /// Ends a daemon that is of no use: asks, upon which it unmounts; then insists. One that hangs in the kernel is left to it.
+    private static func end(_ pid: pid_t, _ mountpoint: String) {
+        defer { takeAway(mountpoint) }
         for number in [SIGTERM, SIGKILL] {
             kill(pid, number)
-            for _ in 0..<100 {
+            for _ in 0..<200 {
                 var status: CInt = 0
                 if waitpid(pid, &status, WNOHANG) != 0 { return }
                 usleep(20_000)
             }
         }
+    }
+
+    /// Detaches what a daemon left behind. No other command mounts there meanwhile, and there was no card before.
+    private static func takeAway(_ mountpoint: String) {
+        guard MountTable.current().top(at: mountpoint)?.isCardFS == true else { return }
+        _ = try? Unmounting.unmount(mountpoint, lazily: true)
     }
 
     /// Milliseconds of CLOCK_MONOTONIC.

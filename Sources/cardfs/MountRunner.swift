@@ -35,16 +35,20 @@ enum MountRunner {
 
         let service = try BusRegistry.entry(for: card).open(card, mountpoint, options, logger)
         // It waits for signals until the process ends.
-        let signals = Thread(name: "signals") {
-            var ending = endingSignals()
-            while true {
-                var number: CInt = 0
-                guard sigwait(&ending, &number) == 0 else { continue }
-                logger.info("ending on \(name(number))")
-                service.end()
+        do throws(BusError) {
+            let signals = try Thread(starting: "signals") {
+                var ending = endingSignals()
+                while true {
+                    var number: CInt = 0
+                    guard sigwait(&ending, &number) == 0 else { continue }
+                    logger.info("ending on \(name(number))")
+                    service.end()
+                }
             }
+            signals.detach()
+        } catch {
+            throw Refusal(error.sentence, code: error.code)
         }
-        signals.detach()
         let status = try service.serve {
             logger.info("mounted \(card) on \(mountpoint)")
             if !ready() { service.end() }

@@ -64,7 +64,7 @@ import Testing
                 processor: "\"Fast\" CPU",
                 processorCount: 2,
                 time: 1_700_000_000,
-                load: "0.10"
+                load: 0.1
             )
         )
         for (index, size) in BenchRunner.blockSizes.enumerated() {
@@ -140,7 +140,7 @@ import Testing
             _ = try BenchMount("/tmp")
             Issue.record("it was taken")
         } catch {
-            #expect(error == Refusal("no card is mounted on /tmp", hint: "cardfs mount sim /tmp"))
+            #expect(error == Refusal("no card is mounted on /tmp", hint: "cardfs mount sim /tmp", kind: .absent))
         }
     }
 }

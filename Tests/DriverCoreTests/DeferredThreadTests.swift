@@ -16,7 +16,7 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
     let counters: [Counter]
     let numbers: [Int]
 
-    init(calls: Int) {
+    init(calls: Int) throws {
         table = .allocate(capacity: 1)
         table.initialize(to: DeferredThread(clock: clock))
         let counters = (0..<calls).map { _ in Counter() }
@@ -29,7 +29,7 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
                 while !counter.mayReturn.load(ordering: .sequentiallyConsistent) { sched_yield() }
             }
         }
-        DeferredThread.start(table, name: "dpc-test")
+        try DeferredThread.start(table, name: "dpc-test")
     }
 
     deinit {
@@ -55,16 +55,16 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
 }
 
 @Suite(.timeLimit(.minutes(10))) struct DeferredThreadTests {
-    @Test func `calls are numbered from 0 and run when they are queued`() {
-        let rig = DeferredRig(calls: 3)
+    @Test func `calls are numbered from 0 and run when they are queued`() throws {
+        let rig = try DeferredRig(calls: 3)
         #expect(rig.numbers == [0, 1, 2])
         rig.table.pointee.queue(1)
         #expect(eventually { rig.runs(1) == 1 })
         #expect(rig.runs(0) == 0 && rig.runs(2) == 0)
     }
 
-    @Test func `a call that is queued already is queued once, and one that runs is queued again`() {
-        let rig = DeferredRig(calls: 2)
+    @Test func `a call that is queued already is queued once, and one that runs is queued again`() throws {
+        let rig = try DeferredRig(calls: 2)
         rig.counters[0].mayReturn.store(false, ordering: .sequentiallyConsistent)
         rig.table.pointee.queue(0)
         #expect(eventually { rig.runs(0) == 1 })
@@ -75,8 +75,8 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
         #expect(rig.runs(0) == 2)
     }
 
-    @Test func `a timer queues its call when the clock reaches it, once`() {
-        let rig = DeferredRig(calls: 2)
+    @Test func `a timer queues its call when the clock reaches it, once`() throws {
+        let rig = try DeferredRig(calls: 2)
         rig.table.pointee.setTimer(0, 2000)
         rig.advance(999)
         rig.settle(1)
@@ -88,8 +88,8 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
         #expect(rig.runs(0) == 1)
     }
 
-    @Test func `the earlier of two deadlines holds`() {
-        let rig = DeferredRig(calls: 2)
+    @Test func `the earlier of two deadlines holds`() throws {
+        let rig = try DeferredRig(calls: 2)
         rig.table.pointee.setTimer(0, 3000)
         rig.table.pointee.setTimer(0, 2000)
         rig.table.pointee.setTimer(0, 4000)
@@ -100,14 +100,14 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
         #expect(rig.runs(0) == 1)
     }
 
-    @Test func `a deadline that has passed runs at once`() {
-        let rig = DeferredRig(calls: 1)
+    @Test func `a deadline that has passed runs at once`() throws {
+        let rig = try DeferredRig(calls: 1)
         rig.settle(0)
         rig.table.pointee.setTimer(0, 5)
         #expect(eventually { rig.runs(0) == 2 })
     }
 
-    @Test func `timers of real time need nobody to move the clock`() {
+    @Test func `timers of real time need nobody to move the clock`() throws {
         let clock = Clock.monotonic()
         let table = UnsafeMutablePointer<DeferredThread>.allocate(capacity: 1)
         table.initialize(to: DeferredThread(clock: clock))
@@ -116,7 +116,7 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
             let counter = Unmanaged<DeferredRig.Counter>.fromOpaque(context).takeUnretainedValue()
             counter.runs.wrappingAdd(1, ordering: .sequentiallyConsistent)
         }
-        DeferredThread.start(table, name: "dpc-test")
+        try DeferredThread.start(table, name: "dpc-test")
         let start = clock.now()
         table.pointee.setTimer(call, start + 20_000_000)
         #expect(eventually { counter.runs.load(ordering: .sequentiallyConsistent) == 1 })
@@ -126,8 +126,8 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
         table.deallocate()
     }
 
-    @Test func `after stop nothing runs`() {
-        let rig = DeferredRig(calls: 1)
+    @Test func `after stop nothing runs`() throws {
+        let rig = try DeferredRig(calls: 1)
         rig.table.pointee.stop()
         rig.table.pointee.queue(0)
         rig.table.pointee.stop()

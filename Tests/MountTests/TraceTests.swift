@@ -31,7 +31,7 @@ extension MountTests {
                 assert way("write(2)") == [
                     "write(2) to dma/tx, 20000 bytes, pid " + way("write(2)")[0].split()[-1],
                     "the kernel passes it on as FUSE_WRITE", "IRP_MJ_WRITE is made, direct",
-                    "dispatched to SpaceWire Light at 0000:01:00.0", "queued, 0 before it",
+                    "dispatched to SpaceWire Light at " + ADDRESS, "queued, 0 before it",
                     "the queue gives it to EvtIoWrite", "completed with STATUS_SUCCESS, 20000 bytes"]
                 assert way("read(2)")[1:3] == ["the kernel passes it on as FUSE_READ", "IRP_MJ_READ is made, no data yet"]
                 assert way("read(2)")[5] == "the queue gives it to EvtIoRead"

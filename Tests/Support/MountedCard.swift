@@ -37,6 +37,8 @@ public final class MountedCard: Sendable {
     public let path: String
     /// The process that serves it.
     public let pid: Int32
+    /// The card's PCI address, which other mounts of the machine decide too; `$ADDRESS` in scripts.
+    public private(set) nonisolated(unsafe) var address = ""  // set before the initializer returns
 
     private let directory: String
     private let lock = Lock()
@@ -68,6 +70,8 @@ public final class MountedCard: Sendable {
         pid = BoundedProcess.spawn(arguments, environment: environment, output: log, errors: log)
         do {
             try waitUntilReady()
+            let list = BoundedProcess.run(["/bin/ls", path + "/devices"], timeout: .seconds(5))
+            address = String(list.text.prefix { $0 != "\n" })
         } catch {
             end()
             throw error
@@ -111,7 +115,7 @@ public final class MountedCard: Sendable {
         }
     }
 
-    private var variables: [String: String] { ["M": path, "CARDFS": cardfsExecutable ?? "cardfs"] }
+    private var variables: [String: String] { ["M": path, "ADDRESS": address, "CARDFS": cardfsExecutable ?? "cardfs"] }
 
     private func waitUntilReady() throws {
         guard pid > 0 else { throw MountFailure(description: "cardfs cannot be started") }

@@ -50,8 +50,12 @@ int chw_set_processors(int thread, const void *_Nonnull bits, size_t byte_count)
 int chw_type_now(const char *_Nonnull path, uint32_t *_Nonnull mode);
 
 /// Zeroed memory in a file of its own that other processes can map, but not write, shrink or grow (memfd_create(2), sealed).
-/// Answers the file's descriptor, or a negative errno. (memfd_create and its seals are hidden from Swift.)
+/// Where the kernel has huge pages for such files, memory of 2 MiB and more lies in them. Answers the file's descriptor, or a
+/// negative errno. (memfd_create and its seals are hidden from Swift.)
 int chw_shared_memory(const char *_Nonnull name, size_t byte_count, void *_Nullable *_Nonnull base);
+
+/// Has all threads use one heap: glibc reserves 64 MiB of address space for each otherwise. (M_ARENA_MAX is hidden from Swift.)
+void chw_share_heap(void);
 
 /// free(3), under a name that the allocation probe of the tests does not have to see through.
 CHW_INLINE void chw_free(void *_Nullable memory) { free(memory); }

@@ -72,18 +72,25 @@ public struct MountOptions: Hashable, Sendable {
         }
         switch option.setter {
         case .flag(let set):
-            guard value == nil else { throw Refusal("option \(name) takes no value", hint: Self.whereListed) }
+            guard value == nil else {
+                throw Refusal("option \(name) takes no value", hint: Self.whereListed, kind: .usage)
+            }
             set(&self)
         case .value(let set):
             guard let value, !value.isEmpty else {
-                throw Refusal("option \(name) needs a value: \(option.form)", hint: Self.whereListed)
+                throw Refusal(
+                    "option \(name) needs a value: \(option.form)",
+                    hint: Self.whereListed,
+                    kind: .usage
+                )
             }
             do throws(BadValue) {
                 try set(&self, value)
             } catch {
                 throw Refusal(
                     "option \(name): \"\(value)\" \(error.reason)",
-                    hint: "write \(option.form): \(option.help)"
+                    hint: "write \(option.form): \(option.help)",
+                    kind: .usage
                 )
             }
         }
@@ -284,9 +291,11 @@ extension MountOptions {
             .filter { $0.distance <= max(1, min($0.name.utf8.count, name.utf8.count) / 3) }
             .sorted { $0.distance < $1.distance }
             .prefix(3)
-        guard !close.isEmpty else { return Refusal("unknown option \"\(name)\"", hint: whereListed) }
+        guard !close.isEmpty else {
+            return Refusal("unknown option \"\(name)\"", hint: whereListed, kind: .usage)
+        }
         let list = close.map(\.name).joined(separator: " or ")
-        return Refusal("unknown option \"\(name)\": did you mean \(list)?", hint: whereListed)
+        return Refusal("unknown option \"\(name)\": did you mean \(list)?", hint: whereListed, kind: .usage)
     }
 
     /// How many bytes must be inserted, deleted, changed or swapped with their neighbour to make one word of another.

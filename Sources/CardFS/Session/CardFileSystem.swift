@@ -66,7 +66,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
             )
         } catch {
             mount.deallocate()
-            throw Refusal(error.sentence, hint: "cardfs list shows the cards of this machine")
+            throw Self.refusal(error, otherwise: "cardfs list shows the cards of this machine")
         }
         self.device = device
         mount.initialize(
@@ -119,8 +119,18 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         do {
             try device.start()
         } catch {
-            throw Refusal(error.sentence, hint: nil)
+            throw Self.refusal(error, otherwise: nil)
         }
+    }
+
+    /// What a person is told of a card that cannot be taken or started.
+    private static func refusal(_ error: StatusError, otherwise hint: String?) -> Refusal {
+        let isShort = error.status == .insufficientResources
+        return Refusal(
+            error.sentence,
+            hint: isShort ? ProcessLimit.advice(EAGAIN) : hint,
+            kind: isShort ? .exhausted : .unavailable
+        )
     }
 
     /// Ends everything: requests that wait are answered, the card is stopped and given back.

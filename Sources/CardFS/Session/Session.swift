@@ -15,6 +15,10 @@ public final class Session: @unchecked Sendable {  // the session object is libf
     private let session: OpaquePointer
     private var arguments: fuse_args
     private var threads: [Thread] = []
+    /// The mount, as the kernel lists it; nil before it is made.
+    private var entry: MountTable.Entry?
+    /// It could not be taken away. Written by who ends, read after that.
+    private var isLeftBehind = false
     private var isMounted = false
     private let receivers = Receivers()
 
@@ -33,7 +37,11 @@ public final class Session: @unchecked Sendable {  // the session object is libf
         var operations = makeOperations()
         guard let session = cfuse_session_new(&arguments, &operations, fileSystem.mount) else {
             fuse_opt_free_args(&arguments)
-            throw Refusal("libfuse did not take the mount options", hint: "cardfs mount --help lists them")
+            throw Refusal(
+                "libfuse did not take the mount options",
+                hint: "cardfs mount --help lists them",
+                kind: .usage
+            )
         }
         self.session = session
     }
@@ -41,19 +49,22 @@ public final class Session: @unchecked Sendable {  // the session object is libf
     /// Mounts. When it returns, the kernel sends requests, and ``start()`` must follow.
     public func mount(at mountpoint: String) throws(Refusal) {
         guard fuse_session_mount(session, mountpoint) == 0 else {
+            let code = errno
             throw Refusal(
-                "mounting on \(mountpoint) failed: \(errnoMeaning(errno))",
-                hint: "is /dev/fuse there and may you use it? apt-get install fuse3"
+                "mounting on \(mountpoint) failed: \(errnoMeaning(code))",
+                hint: ProcessLimit.advice(code) ?? "is /dev/fuse there and may you use it? apt-get install fuse3",
+                kind: Refusal.Kind(errno: code, otherwise: .unavailable)
             )
         }
         isMounted = true
+        entry = MountTable.current().top(at: mountpoint)
     }
 
     /// Serves a socket on which a test plays the kernel.
     public func serve(socket: CInt) -> Bool { cfuse_session_use_socket(session, socket) == 0 }
 
-    /// Starts the receive threads.
-    public func start() {
+    /// Starts the receive threads. Without them the mount is taken away again.
+    public func start() throws(Refusal) {
         let spin = fileSystem.options.spinNanoseconds
         if spin > 0 {
             let device = fuse_session_fd(session)
@@ -64,12 +75,17 @@ public final class Session: @unchecked Sendable {  // the session object is libf
             let mount = Shared(mount)
             let receivers = receivers
             receivers.begin()
-            threads.append(
-                Thread(name: "fuse-\(index)") {
+            do throws(BusError) {
+                let thread = try Thread(starting: "fuse-\(index)") {
                     receiveAll(session.session, mount.value, spin)
                     receivers.end()
                 }
-            )
+                threads.append(thread)
+            } catch {
+                receivers.end()
+                waitUntilEnded()
+                throw Refusal(error.sentence, code: error.code)
+            }
         }
     }
 
@@ -101,12 +117,24 @@ public final class Session: @unchecked Sendable {  // the session object is libf
         threads = []
     }
 
-    /// Ends what waits and detaches the mount, so that no new caller comes. Any thread, any number of times.
+    /// Ends what waits and detaches the mount, so that no new caller comes. Any thread, any number of times; it is done when this
+    /// returns.
     public func end() {
-        guard receivers.beginEnding() else { return }
+        guard receivers.beginEnding() else { return receivers.waitForEnding() }
         fileSystem.endWaiting()
-        if isMounted { fuse_session_unmount(session) }
+        if isMounted {
+            fuse_session_unmount(session)
+            isLeftBehind = entry != nil && entry == MountTable.current().top(at: entry?.mountpoint ?? "")
+        }
         receivers.endRequested()
+    }
+
+    /// Takes the mount away if that has failed before: a user who may have no more processes can start the program that unmounts
+    /// only when the threads have ended. Called last.
+    public func sweep() {
+        guard isLeftBehind, let entry, MountTable.current().top(at: entry.mountpoint) == entry else { return }
+        isLeftBehind = false
+        _ = try? Unmounting.unmount(entry.mountpoint, lazily: true)
     }
 
     deinit {
@@ -172,6 +200,7 @@ private final class Receivers: @unchecked Sendable {  // guarded by `lock`
     private var running = 0
     private var hasEnded = false
     private var isEnding = false
+    private var isUnmounted = false
 
     deinit { lock.destroy() }
 
@@ -196,9 +225,12 @@ private final class Receivers: @unchecked Sendable {  // guarded by `lock`
     func endRequested() {
         lock.locked {
             hasEnded = true
+            isUnmounted = true
             lock.broadcast()
         }
     }
+
+    func waitForEnding() { lock.locked { while !isUnmounted { lock.wait() } } }
 
     func waitForFirstEnd() { lock.locked { while !hasEnded { lock.wait() } } }
 

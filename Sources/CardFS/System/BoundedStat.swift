@@ -15,8 +15,9 @@ public enum BoundedStat {
         case noAnswer
     }
 
-    /// Asks for a file's attributes and waits at most `seconds`. Not for a daemon's own mount.
-    public static func look(at path: String, seconds: Int) -> Outcome {
+    /// Asks for a file's attributes and waits at most `seconds`. Not for a daemon's own mount. Throws when there is no thread to
+    /// ask with.
+    public static func look(at path: String, seconds: Int) throws(Refusal) -> Outcome {
         final class Answer: Sendable {
             let lock = Lock()
             nonisolated(unsafe) var outcome: Outcome?  // only with `lock` held
@@ -25,7 +26,7 @@ public enum BoundedStat {
         }
         let answer = Answer()
         let deadline = chw_clock_nanoseconds(CLOCK_MONOTONIC) + UInt64(seconds) * 1_000_000_000
-        let asker = Thread(name: "stat") {
+        let ask: @Sendable () -> Void = {
             // The kernel remembers attributes for an hour, also those of a mount whose daemon is dead or hangs.
             var mode: UInt32 = 0
             let code = chw_type_now(path, &mode)
@@ -35,7 +36,11 @@ public enum BoundedStat {
                 answer.lock.signal()
             }
         }
-        asker.detach()
+        do throws(BusError) {
+            try Thread(starting: "stat", ask).detach()
+        } catch {
+            throw Refusal(error.sentence, code: error.code)
+        }
         return answer.lock.locked {
             while answer.outcome == nil, answer.lock.wait(until: deadline) {}
             return answer.outcome ?? .noAnswer

@@ -1,4 +1,4 @@
-public import Glibc
+import Glibc
 
 /// A helper program, run to its end.
 public enum ChildProcess {
@@ -23,7 +23,7 @@ public enum ChildProcess {
         var pid: pid_t = 0
         let code = withArguments([program] + arguments) { posix_spawnp(&pid, program, &actions, nil, $0, environ) }
         close(ends.writer)
-        guard code == 0 else { throw Refusal("\(program) cannot be started: \(errnoMeaning(code))") }
+        guard code == 0 else { throw Refusal("\(program) cannot be started", code: code) }
 
         var errors: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 4096)
@@ -40,13 +40,13 @@ public enum ChildProcess {
     /// which no thread of a command does.)
     public static func pipe() throws(Refusal) -> (reader: CInt, writer: CInt) {
         var ends: [CInt] = [-1, -1]
-        guard Glibc.pipe(&ends) == 0 else { throw Refusal("no pipe: \(errnoMeaning(errno))") }
+        guard Glibc.pipe(&ends) == 0 else { throw Refusal("the host gives no pipe", code: errno) }
         for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
         return (ends[0], ends[1])
     }
 
     /// Waits for a child to end; its exit status, or 128 and the signal's number.
-    public static func wait(for pid: pid_t) -> CInt {
+    public static func wait(for pid: Int32) -> CInt {
         var status: CInt = 0
         while waitpid(pid, &status, 0) < 0 {
             if errno != EINTR { return -1 }

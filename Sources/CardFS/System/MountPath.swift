@@ -17,11 +17,11 @@ public enum MountPath {
             guard let target = SystemFile.readLink(resolved) else { return resolved }
             path = target.hasPrefix("/") ? target : (directory == "/" ? "" : directory) + "/" + target
         }
-        throw Refusal("\(path): \(errnoMeaning(ELOOP))")
+        throw Refusal(path, code: ELOOP)
     }
 
     private static func real(_ path: String) throws(Refusal) -> String {
-        guard let resolved = realpath(path, nil) else { throw Refusal("\(path): \(errnoMeaning(errno))") }
+        guard let resolved = realpath(path, nil) else { throw Refusal(path, code: errno) }
         defer { free(resolved) }
         return String(cString: resolved)
     }

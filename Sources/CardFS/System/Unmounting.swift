@@ -22,7 +22,7 @@ public enum Unmounting {
         case EPERM:
             return try unmountAsUser(mountpoint, lazily: lazily)
         case let code:
-            throw Refusal("\(mountpoint) cannot be unmounted: \(errnoMeaning(code))")
+            throw Refusal("\(mountpoint) cannot be unmounted", code: code)
         }
     }
 
@@ -36,11 +36,15 @@ public enum Unmounting {
         do throws(Refusal) {
             result = try ChildProcess.run("fusermount3", [lazily ? "-uz" : "-u", "--", mountpoint])
         } catch {
-            throw Refusal(error.sentence, hint: "install fuse3, or unmount as root")
+            throw Refusal(error.sentence, hint: error.hint ?? "install fuse3, or unmount as root", kind: error.kind)
         }
         if result.status == 0 { return 0 }
         if result.errors.lowercased().contains("busy") { return EBUSY }
         let reason = result.errors.split(separator: "\n").first.map(String.init) ?? "fusermount3 says \(result.status)"
-        throw Refusal("\(mountpoint) cannot be unmounted: \(reason)", hint: "who mounted it, or root, can unmount it")
+        throw Refusal(
+            "\(mountpoint) cannot be unmounted: \(reason)",
+            hint: "who mounted it, or root, can unmount it",
+            kind: .denied
+        )
     }
 }

@@ -1,5 +1,5 @@
 import CHardware
-public import PCIBus
+import PCIBus
 
 /// What a driver keeps when its AdapterControl routine returns (IO_ALLOCATION_ACTION).
 public enum AllocationAction: Sendable {

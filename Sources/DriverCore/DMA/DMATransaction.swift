@@ -1,4 +1,4 @@
-public import PCIBus
+import PCIBus
 
 /// What kind of engine a card has (WDF_DMA_PROFILE).
 public enum DMAProfile: CaseIterable, Sendable {

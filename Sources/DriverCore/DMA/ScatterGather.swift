@@ -1,5 +1,5 @@
 import CHardware
-public import PCIBus
+import PCIBus
 
 /// A buffer as the card may reach it, until ``DMAAdapter/putScatterGatherList(_:transferred:)`` (SCATTER_GATHER_LIST).
 public final class MappedScatterGatherList: @unchecked Sendable {  // `isPut` is guarded by the adapter

@@ -120,6 +120,12 @@ public final class Device: @unchecked Sendable {
         } catch {
             throw StatusError(.insufficientResources, error.sentence)
         }
+        do {
+            worker = try PassiveWorker(name: "card-worker")
+        } catch {
+            function.freeMemory(arenaMemory)
+            throw StatusError(.insufficientResources, error.sentence)
+        }
         // Nothing is thrown any more before the object is whole, whose end frees what is made here.
         lock = Lock()
         stateLock = Lock()
@@ -150,7 +156,6 @@ public final class Device: @unchecked Sendable {
             to: RegisterSpace(map: type.registerMap, doubtContext: selfContext, doubt: answerDoubt)
         )
         self.selfContext = selfContext
-        worker = PassiveWorker(name: "card-worker")
         selfContext.pointee = Unmanaged.passUnretained(self)
         let logCall = deferred.pointee.register(context: selfContext) { context in
             context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee?.takeUnretainedValue().tellInterrupted()
@@ -164,7 +169,12 @@ public final class Device: @unchecked Sendable {
         presenceCall = deferred.pointee.register(context: selfContext) { context in
             context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee?.takeUnretainedValue().lookForCard()
         }
-        DeferredThread.start(deferred, name: "card-dpc")
+        do {
+            try DeferredThread.start(deferred, name: "card-dpc")
+        } catch {
+            close()
+            throw StatusError(.insufficientResources, error.sentence)
+        }
         do {
             driver = try type.init(device: self)
         } catch {

@@ -8,8 +8,9 @@ public final class PassiveWorker: @unchecked Sendable {  // guarded by `lock`
     private var isEnding = false
     private var thread: Thread?
 
-    init(name: String) {
-        thread = Thread(name: name) { [unowned self] in self.run() }
+    /// Throws when the host gives no thread.
+    init(name: String) throws(BusError) {
+        thread = try Thread(starting: name) { [unowned self] in self.run() }
     }
 
     deinit { lock.destroy() }

@@ -58,10 +58,11 @@ public struct DeferredThread: ~Copyable {
         return index
     }
 
-    /// Starts the thread of the table at `table`, which stays there until ``stop()`` returns.
-    public static func start(_ table: UnsafeMutablePointer<DeferredThread>, name: String) {
+    /// Starts the thread of the table at `table`, which stays there until ``stop()`` returns. Throws when the host
+    /// gives no thread.
+    public static func start(_ table: UnsafeMutablePointer<DeferredThread>, name: String) throws(BusError) {
         let address = UInt(bitPattern: table)
-        table.pointee.state.pointee.thread = Thread(name: name) {
+        table.pointee.state.pointee.thread = try Thread(starting: name) {
             UnsafeMutablePointer<DeferredThread>(bitPattern: address)?.pointee.run()
         }
     }

@@ -1,6 +1,6 @@
 import CHardware
 import Glibc
-public import PCIBus
+import PCIBus
 
 /// Memory that ``SystemMemory`` gave out. A handle; whoever has it frees it, once.
 public struct SystemAllocation: @unchecked Sendable {  // a description; who may touch the bytes is the owner's business

@@ -4,9 +4,20 @@ import CHardware
 public struct Thread: @unchecked Sendable {  // the handle is an integer
     private let handle: pthread_t
 
+    /// Starts a thread, without which the process cannot go on: it ends if there is none.
+    public init(name: String, _ body: @escaping @Sendable () -> Void) {
+        do {
+            try self.init(starting: name, body)
+        } catch {
+            preconditionFailure(error.sentence)
+        }
+    }
+
     /// Starts a thread with a name (at most 15 bytes are shown) and all signals blocked, so that they reach the thread that
     /// waits for them; except those a thread raises by its own access, which the kernel would turn into its end.
-    public init(name: String, _ body: @escaping @Sendable () -> Void) {
+    ///
+    /// Throws EAGAIN when the user may have no more threads, or there is no memory for its stack.
+    public init(starting name: String, _ body: @escaping @Sendable () -> Void) throws(BusError) {
         final class Start: Sendable {
             let name: String
             let body: @Sendable () -> Void
@@ -36,7 +47,10 @@ public struct Thread: @unchecked Sendable {  // the handle is an integer
             },
             start.toOpaque()
         )
-        precondition(result == 0, "pthread_create failed: \(result)")
+        guard result == 0 else {
+            start.release()
+            throw BusError(result, "the host gives no thread for \(name)")
+        }
         handle = created
     }
 

@@ -16,6 +16,8 @@ enum BenchInterrupt {
 
     /// Throws once somebody wants the benchmark to end.
     static func check() throws(Refusal) {
-        if requested.load(ordering: .relaxed) { throw Refusal("interrupted; the mount is as it was before") }
+        if requested.load(ordering: .relaxed) {
+            throw Refusal("interrupted; the mount is as it was before", kind: .interrupted)
+        }
     }
 }

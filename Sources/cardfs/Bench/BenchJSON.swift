@@ -13,7 +13,7 @@ enum BenchJSON {
             .init("kernel", .string(conditions.kernel)),
             .init("processor", .string(conditions.processor)),
             .init("processors", .integer(Int64(conditions.processorCount))),
-            .init("load", .string(conditions.load)),
+            .init("load", .real(conditions.load ?? .nan)),
             .init("time", .integer(Int64(conditions.time))),
             .init("throughput", .array(report.throughput.map(throughput))),
             .init("latency", .array(report.latency.map(latency))),

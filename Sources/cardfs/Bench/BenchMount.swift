@@ -20,11 +20,23 @@ struct BenchMount: Sendable {
     init(_ path: String) throws(Refusal) {
         let place = try MountPath.resolve(path)
         guard MountTable.current().top(at: place)?.isCardFS == true else {
-            throw Refusal("no card is mounted on \(place)", hint: "cardfs mount sim \(place)")
+            throw Refusal("no card is mounted on \(place)", hint: "cardfs mount sim \(place)", kind: .absent)
         }
         mountpoint = place
         guard let metrics = SystemFile.read(place + "/metrics.prom") else {
-            throw Refusal("the mount on \(place) does not answer", hint: "cardfs unmount --force \(place)")
+            let code = errno
+            guard code != EACCES, code != EPERM else {
+                throw Refusal(
+                    "you may not enter the mount on \(place): \(errnoMeaning(code))",
+                    hint: "measure as the user who mounted it, or mount with -o allow_other",
+                    kind: .denied
+                )
+            }
+            throw Refusal(
+                "the mount on \(place) does not answer: \(errnoMeaning(code))",
+                hint: "cardfs unmount --force \(place)",
+                kind: .unavailable
+            )
         }
         func sample(_ name: String) -> Substring? {
             metrics.split(separator: "\n").first { $0.hasPrefix(name + "{") }
@@ -40,7 +52,8 @@ struct BenchMount: Sendable {
         else {
             throw Refusal(
                 "the daemon of \(place) is of another version and does not say what it is",
-                hint: "mount the card anew"
+                hint: "mount the card anew",
+                kind: .unavailable
             )
         }
         daemon = pid
@@ -83,10 +96,27 @@ struct BenchMount: Sendable {
         return line.map { String($0.dropFirst(name.count + 1)) }
     }
 
-    /// What errno says of a file, with the mount's own sentence.
+    /// What errno says of a file, with the mount's own sentence about this process and this file.
     func failure(_ file: String) -> Refusal {
         let code = errno
-        let sentence = SystemFile.read(path("last_error"))?.split(separator: "\n").last.map(String.init)
-        return Refusal("\(path(file)): \(errnoMeaning(code))", hint: sentence.map { "last_error: \($0)" })
+        let lines = (SystemFile.read(path("last_error")) ?? "").split(separator: "\n")
+        let own = lines.last { line in
+            // sequence time pid path ERRNO sentence
+            let words = line.split(separator: " ", maxSplits: 5)
+            return words.count == 6 && words[2] == "\(getpid())" && words[3] == file && words[4] == errnoName(code)
+        }
+        return Refusal(
+            "\(path(file)): \(errnoMeaning(code))",
+            hint: own.map { "last_error: \($0)" },
+            kind: Refusal.Kind(errno: code, otherwise: .unavailable)
+        )
+    }
+
+    /// Throws a refusal for a register that there is not. The register is not touched.
+    func checkRegister(_ name: String) throws(Refusal) {
+        guard access(path("regs/" + name), F_OK) != 0 else { return }
+        let code = errno
+        guard code == ENOENT else { throw failure("regs/" + name) }
+        throw Refusal("\(card) has no register \(name)", hint: "ls \(path("regs")) lists them", kind: .absent)
     }
 }

@@ -21,7 +21,7 @@ struct BenchConditions: Sendable {
     /// Seconds since 1970.
     var time: Int
     /// Load of the machine in the minute before.
-    var load: String
+    var load: Double?
 
     var isSimulated: Bool { bus == "simulated" }
 }

@@ -33,7 +33,8 @@ struct BenchRunner {
         if try mount.text("dma/framing") != "stream" {
             throw Refusal(
                 "dma/framing is packet: a sweep over block sizes needs a stream",
-                hint: "echo stream > \(mount.path("dma/framing"))"
+                hint: "echo stream > \(mount.path("dma/framing"))",
+                kind: .busy
             )
         }
         let run = ThroughputRun(mount: mount, seconds: options.seconds)
@@ -105,7 +106,7 @@ struct BenchRunner {
                 ?? "unknown",
             processorCount: sysconf(CInt(_SC_NPROCESSORS_ONLN)),
             time: time(nil),
-            load: SystemFile.read("/proc/loadavg")?.split(separator: " ").first.map(String.init) ?? "unknown"
+            load: SystemFile.read("/proc/loadavg")?.split(separator: " ").first.flatMap { Double($0) }
         )
     }
 

@@ -15,7 +15,7 @@ enum BenchText {
     static func conditions(_ conditions: BenchConditions) -> [String] {
         [
             "card        \(conditions.card), driver \(conditions.driver), bus \(conditions.bus)",
-            "machine     \(conditions.processorCount) processors, \(conditions.processor), Linux \(conditions.kernel), load \(conditions.load)",
+            "machine     \(conditions.processorCount) processors, \(conditions.processor), Linux \(conditions.kernel), load \(conditions.load.map { "\($0)" } ?? "unknown")",
             scope(conditions),
         ]
     }

@@ -24,8 +24,9 @@ enum Crew {
         work: @escaping @Sendable (State) throws(Refusal) -> Value
     ) throws(Refusal) -> (seconds: Double, values: [Value]) {
         let shared = Shared<Value>()
-        let threads = (0..<count).map { index in
-            Thread(name: "bench-\(index)") {
+        var threads: [Thread] = []
+        for index in 0..<count {
+            let body: @Sendable () -> Void = {
                 var result: Result<Value, Refusal>
                 do throws(Refusal) {
                     let state: State
@@ -40,6 +41,13 @@ enum Crew {
                     result = .failure(error)
                 }
                 shared.lock.locked { shared.results.append(result) }
+            }
+            do throws(BusError) {
+                threads.append(try Thread(starting: "bench-\(index)", body))
+            } catch {
+                shared.isOn.store(true, ordering: .releasing)
+                for thread in threads { thread.join() }
+                throw Refusal(error.sentence, code: error.code)
             }
         }
         while shared.ready.load(ordering: .acquiring) < count { sched_yield() }

@@ -68,7 +68,12 @@ struct LatencyRun: Sendable {
         defer { close(log) }
 
         let reader = InterruptReader()
-        let thread = Thread(name: "bench-reader") { reader.run(log) }
+        let thread: Thread
+        do throws(BusError) {
+            thread = try Thread(starting: "bench-reader") { reader.run(log) }
+        } catch {
+            throw Refusal(error.sentence, code: error.code)
+        }
         let result: Result<Void, Refusal>
         do throws(Refusal) {
             try raise(transmitter, reader)

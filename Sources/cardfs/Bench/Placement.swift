@@ -26,7 +26,11 @@ enum Placement: String, CaseIterable, Sendable {
         if self != .free {
             let processors = here.processors
             guard let first = processors.first, self == .same || processors.count > 1 else {
-                throw Refusal("this machine has one processor only: there is no other core", hint: "--placement same")
+                throw Refusal(
+                    "this machine has one processor only: there is no other core",
+                    hint: "--placement same",
+                    kind: .unavailable
+                )
             }
             try Affinity([first]).apply(to: 0)
             // Every thread: those of the file system, of the driver, and of a simulated card.
@@ -65,7 +69,8 @@ private struct Affinity {
         guard code != 0, code != ESRCH else { return }
         throw Refusal(
             "the processors of thread \(thread) cannot be set: \(errnoMeaning(code))",
-            hint: "run as the user who mounted, or with --placement free"
+            hint: "run as the user who mounted, or with --placement free",
+            kind: Refusal.Kind(errno: code)
         )
     }
 

@@ -64,17 +64,52 @@ struct Bench: ParsableCommand {
 
     func run() throws {
         let mount = try BenchMount(mountpoint)
+        // What cannot work is refused before anything is measured.
+        if let register { try mount.checkRegister(register) }
+        let picture = try svg.map { path throws(Refusal) in try BenchPicture(path) }
         BenchInterrupt.watch()
-        let report = try BenchRunner(mount: mount, options: self).run()
-        if let svg {
-            let bytes = Array(BenchSVG.write(report).utf8)
-            let file = open(svg, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-            guard file >= 0, bytes.withUnsafeBytes({ write(file, $0.baseAddress, $0.count) }) == bytes.count else {
-                throw Refusal("\(svg): \(errnoMeaning(errno))")
-            }
-            close(file)
+        let report: BenchReport
+        do {
+            report = try BenchRunner(mount: mount, options: self).run()
+        } catch {
+            picture?.discard()
+            throw error
         }
+        // The figures first: they are there, whatever becomes of the picture.
         print(json ? BenchJSON.write(report) : BenchText.write(report))
+        try picture?.write(BenchSVG.write(report))
+    }
+}
+
+/// The file of the picture, opened before the measurement, so that one that cannot be written is no news after it.
+private struct BenchPicture {
+    private let path: String
+    private let descriptor: CInt
+    /// There was no such file before.
+    private let isNew: Bool
+
+    init(_ path: String) throws(Refusal) {
+        self.path = path
+        isNew = access(path, F_OK) != 0
+        descriptor = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else { throw Self.failure(path, errno) }
+    }
+
+    func write(_ text: String) throws(Refusal) {
+        let bytes = Array(text.utf8)
+        // A pipe or a terminal has no length.
+        _ = ftruncate(descriptor, 0)
+        let isWritten = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) } == bytes.count
+        guard isWritten, close(descriptor) == 0 else { throw Self.failure(path, errno) }
+    }
+
+    func discard() {
+        close(descriptor)
+        if isNew { unlink(path) }
+    }
+
+    private static func failure(_ path: String, _ code: CInt) -> Refusal {
+        Refusal("\(path): \(errnoMeaning(code))", hint: "give --svg a file that can be written", kind: .unwritable)
     }
 }
 

@@ -31,7 +31,11 @@ struct Bind: ParsableCommand {
     /// Reads the argument of `bind` and `unbind`.
     static func read(_ text: String) throws(Refusal) -> PCIAddress {
         guard case .pci(let address) = try CardName(text) else {
-            throw Refusal("the simulated card belongs to no driver of the kernel", hint: "cardfs mount sim MOUNTPOINT")
+            throw Refusal(
+                "the simulated card belongs to no driver of the kernel",
+                hint: "cardfs mount sim MOUNTPOINT",
+                kind: .usage
+            )
         }
         return address
     }

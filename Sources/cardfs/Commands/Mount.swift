@@ -45,6 +45,7 @@ struct Mount: ParsableCommand {
         let card = try CardName(card)
         let parsed = try MountOptions(options)
         _ = try BusRegistry.entry(for: card)
+        try Allowance.check(parsed)
 
         if let readyDescriptor {
             Daemon.detach(keeping: readyDescriptor)
@@ -52,18 +53,22 @@ struct Mount: ParsableCommand {
         } else if foreground {
             LoggingSystem.bootstrap { _ in StandardErrorLogHandler() }
             let logger = Logger(label: "cardfs")
-            let place = try Mountpoint.prepare(mountpoint, logger: logger)
+            let (place, claim) = try Mountpoint.prepare(mountpoint, logger: logger)
             let status = try MountRunner.run(
                 card: card,
                 mountpoint: place,
                 options: parsed,
                 logger: logger,
-                ready: { true }
+                ready: {
+                    claim.release()
+                    return true
+                }
             )
             if status != 0 { throw ExitCode(status) }
         } else {
             LoggingSystem.bootstrap { _ in StandardErrorLogHandler() }
-            let place = try Mountpoint.prepare(mountpoint, logger: Logger(label: "cardfs"))
+            let (place, claim) = try Mountpoint.prepare(mountpoint, logger: Logger(label: "cardfs"))
+            defer { claim.release() }
             let arguments = ["mount", card.description, place] + options.flatMap { ["-o", $0] }
             try Daemon.launch(arguments, mountpoint: place)
         }
@@ -86,7 +91,7 @@ struct Mount: ParsableCommand {
             let refusal = error as? Refusal ?? Refusal("\(error)")
             if !(error is ExitCode) { logger.error("\(refusal)") }
             readiness.tell(refusal)
-            throw ExitCode.failure
+            throw ExitCode(refusal.kind.rawValue)
         }
     }
 }

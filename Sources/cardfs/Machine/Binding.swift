@@ -18,23 +18,33 @@ struct Binding {
         let card = try machine.card(address)
         if card.driver == Self.vfio { return ["\(address) belongs to vfio-pci already"] + notes(card) }
         guard !card.isBridge else {
-            throw Refusal("\(address) is a bridge: it leads to cards and is none", hint: "cardfs list shows the cards")
+            throw Refusal(
+                "\(address) is a bridge: it leads to cards and is none",
+                hint: "cardfs list shows the cards",
+                kind: .usage
+            )
         }
         guard card.group != nil else {
             throw Refusal(
                 "no IOMMU isolates \(address), so vfio-pci cannot use it",
-                hint: "cardfs doctor \(address) says how to switch the IOMMU on"
+                hint: "cardfs doctor \(address) says how to switch the IOMMU on",
+                kind: .unavailable
             )
         }
         let uses = CardUse(machine).uses(of: address)
         guard uses.isEmpty || force else {
             throw Refusal(
                 "\(address) is in use: it " + uses.joined(separator: ", it "),
-                hint: "end that use, or cardfs bind --force \(address)"
+                hint: "end that use, or cardfs bind --force \(address)",
+                kind: .busy
             )
         }
         guard machine.exists("\(Self.drivers)/\(Self.vfio)") || load() else {
-            throw Refusal("the kernel has no vfio-pci, and it cannot be loaded", hint: "modprobe vfio-pci says why")
+            throw Refusal(
+                "the kernel has no vfio-pci, and it cannot be loaded",
+                hint: "modprobe vfio-pci says why",
+                kind: .unavailable
+            )
         }
         let override = overriding(address)
         try set(Self.vfio, for: address)
@@ -44,7 +54,8 @@ struct Binding {
             guard machine.link(Machine.directory(address) + "/driver") == Self.vfio else {
                 throw Refusal(
                     "vfio-pci did not take \(address)",
-                    hint: "the kernel's log says why: dmesg | grep \(address)"
+                    hint: "the kernel's log says why: dmesg | grep \(address)",
+                    kind: .unavailable
                 )
             }
         } catch {
@@ -69,7 +80,7 @@ struct Binding {
             ]
         }
         if card.driver == Self.vfio, !force, let holder = holder(of: card) {
-            throw Refusal("\(address) is in use: \(holder.what)", hint: holder.advice)
+            throw Refusal("\(address) is in use: \(holder.what)", hint: holder.advice, kind: .busy)
         }
         if isOverridden { try set("", for: address) }
         if card.driver == Self.vfio {
@@ -109,11 +120,16 @@ struct Binding {
         switch code {
         case 0: return
         case EACCES, EPERM, EROFS:
-            throw Refusal("\(path) may not be written by \(machine.userName)", hint: "do it as root: sudo cardfs …")
+            throw Refusal(
+                "\(path) may not be written by \(machine.userName)",
+                hint: "do it as root: sudo cardfs …",
+                kind: .denied
+            )
         default:
             throw Refusal(
                 "writing \(text.split(separator: "\n").first.map(String.init) ?? "nothing") to \(path) failed: \(errnoMeaning(code))",
-                hint: "the kernel's log may say why: dmesg | grep \(address)"
+                hint: "the kernel's log may say why: dmesg | grep \(address)",
+                kind: Refusal.Kind(errno: code)
             )
         }
     }

@@ -70,7 +70,11 @@ struct Machine: Sendable {
     /// A card; a refusal when there is none at the address.
     func card(_ address: PCIAddress) throws(Refusal) -> PCIListing.Card {
         guard exists(Self.directory(address)), let card = cards.first(where: { $0.address == address }) else {
-            throw Refusal("there is no PCI function at \(address)", hint: "cardfs list shows those there are")
+            throw Refusal(
+                "there is no PCI function at \(address)",
+                hint: "cardfs list shows those there are",
+                kind: .absent
+            )
         }
         return card
     }
