@@ -81,14 +81,18 @@ pid_of() { sed -n 's/^cardfs_daemon_process_id{.*} //p' "$1/metrics.prom"; }
 
 for N in 1 2 3 4; do
     mkdir "$W/card$N"
-    "$CARDFS" mount sim "$W/card$N" -o "address=0000:0$N:00.0"
+    "$CARDFS" mount sim "$W/card$N"
     : > "$W/null$N.file"
     start "$W/null$N.file" "$W/null" -f "$W/null$N.file"
     NULL[N]=$PID
 done
 mkdir "$W/card5"
-"$CARDFS" mount sim "$W/card5" -o address=0000:05:00.0,spin=200us
+"$CARDFS" mount sim "$W/card5" -o spin=200us
 SPIN=$(pid_of "$W/card5")
+mkdir "$W/card6"
+# The kernel's limit for the time to wake: root's, and not on every machine.
+AWAKE=""
+if "$CARDFS" mount sim "$W/card6" -o latency=0 2> /dev/null; then AWAKE=$(pid_of "$W/card6"); fi
 C=$W/card1
 CARD=$(pid_of "$C")
 mkdir "$W/hello"
@@ -201,6 +205,13 @@ for ROUND in $(seq "$ROUNDS"); do
         read -r A50 A99 <<< "$("$W/latency" pread "$W/card5/regs/0x20000" $SAMPLES 0)"
         read -r B50 B99 <<< "$("$W/latency" pread "$W/hello/hello" $SAMPLES 0)"
         result "the same with -o spin=200us, other core, p50 µs" "hello_ll O_DIRECT" "$A50" "$B50"
+        if [ -n "$AWAKE" ]; then
+            place "$AWAKE" 1
+            read -r A50 A99 <<< "$("$W/latency" pread "$W/card6/regs/0x20000" $SAMPLES 0)"
+            result "the same with -o latency=0, other core, p50 µs" "hello_ll O_DIRECT" "$A50" "$B50"
+            # It is held for a second, which nobody else is to gain from.
+            sleep 1.2
+        fi
     fi
     for PLACE in same other; do
         CPU=0
@@ -235,6 +246,7 @@ cut -f 1,2 "$W/results" | awk '!seen[$0]++' | while IFS=$(printf '\t') read -r N
     row() { awk -F '\t' -v n="$NAME" -v o="$OTHER" '$1 == n && $2 == o { '"$1"' }' "$W/results" | median; }
     printf '%-50s %10s  %-22s %10s %7.2f\n' "$NAME" "$(row 'print $3')" "$OTHER" "$(row 'print $4')" "$(row 'print $3 / $4')"
 done
+[ -n "$AWAKE" ] || echo "-o latency=0 is not measured: /dev/cpu_dma_latency cannot be written here"
 [ -n "$OWFS" ] || echo "OWFS is not installed: apt-get install owfs-fuse"
 [ -n "$NBD" ] || echo "nbdfuse is not installed: apt-get install libnbd-bin nbdkit"
 echo "MB/s: more is better; µs: less is better. $SECONDS s."

@@ -10,7 +10,7 @@ enum BusRegistry {
         /// Whether the bus can reach a card of this name.
         var takes: @Sendable (CardName) -> Bool
         /// Opens a card and prepares its mount; nothing is mounted yet.
-        var open: @Sendable (CardName, String, MountOptions, Logger) throws -> any MountService
+        var open: @Sendable (CardName, String, MountOptions, WakeLatency?, Logger) throws -> any MountService
     }
 
     static let entries: [Entry] = [

@@ -12,6 +12,7 @@ import VFIOBus
     card: CardName,
     mountpoint: String,
     options: MountOptions,
+    wakeLatency: WakeLatency?,
     logger: Logger
 ) throws -> any MountService {
     let clock = Clock.monotonic()
@@ -42,7 +43,8 @@ import VFIOBus
         mountpoint: mountpoint,
         options: options,
         clock: clock,
-        logger: logger
+        logger: logger,
+        wakeLatency: wakeLatency
     )
 }
 
@@ -51,6 +53,7 @@ import VFIOBus
     card: CardName,
     mountpoint: String,
     options: MountOptions,
+    wakeLatency: WakeLatency?,
     logger: Logger
 ) throws -> any MountService {
     guard case .pci(let address) = card else { throw Refusal("\(card) is no PCI function") }
@@ -77,7 +80,8 @@ import VFIOBus
         mountpoint: mountpoint,
         options: options,
         clock: Clock.monotonic(),
-        logger: logger
+        logger: logger,
+        wakeLatency: wakeLatency
     )
 }
 
@@ -97,7 +101,8 @@ final class CardMount: MountService {
         mountpoint: String,
         options: MountOptions,
         clock: Clock,
-        logger: Logger
+        logger: Logger,
+        wakeLatency: WakeLatency?
     ) throws {
         self.mountpoint = mountpoint
         fileSystem = try CardFileSystem(
@@ -105,7 +110,8 @@ final class CardMount: MountService {
             drivers: Self.drivers,
             options: options,
             clock: clock,
-            logger: logger
+            logger: logger,
+            wakeLatency: wakeLatency
         )
         session = try Session(fileSystem, name: name)
     }

@@ -33,7 +33,12 @@ enum MountRunner {
         // The daemon's working directory must not keep any mount busy, its own least of all.
         chdir("/")
 
-        let service = try BusRegistry.entry(for: card).open(card, mountpoint, options, logger)
+        let entry = try BusRegistry.entry(for: card)
+        let wakeLatency = try options.latencyMicroseconds.map { number throws(Refusal) in
+            try WakeLatency(microseconds: number)
+        }
+        Privileges.reduce(for: card, mountpoint: mountpoint, logger: logger)
+        let service = try entry.open(card, mountpoint, options, wakeLatency, logger)
         // It waits for signals until the process ends.
         do throws(BusError) {
             let signals = try Thread(starting: "signals") {
@@ -51,6 +56,7 @@ enum MountRunner {
         }
         let status = try service.serve {
             logger.info("mounted \(card) on \(mountpoint)")
+            Privileges.filterSystemCalls(for: card, logger: logger)
             if !ready() { service.end() }
         }
         logger.info("unmounted \(card) from \(mountpoint)")

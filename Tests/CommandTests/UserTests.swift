@@ -39,7 +39,8 @@ struct UserTests {
             """
             for L in \(limits.map { "\"\($0)\"" }.joined(separator: " ")); do
                 if [ -z "\(flag)" ]; then
-                    as timeout 30 bash -c "ulimit $L; exec $CARDFS mount sim $D" 2> $T/errors; S=$?
+                    # By a pipe: no file may be written under ulimit -f.
+                    as timeout 30 bash -c "ulimit $L; exec $CARDFS mount sim $D" 2>&1 | cat > $T/errors; S=${PIPESTATUS[0]}
                 else
                     # One that stays is taken away from outside.
                     as timeout 30 bash -c "ulimit $L; exec $CARDFS mount sim $D -f" 2> $T/errors & P=$!
@@ -78,5 +79,36 @@ struct UserTests {
         )
         if result.status == 77 { return }
         #expect(result.text == "status 0\n", "\(result.text)\(result.errors)")
+    }
+
+    @Test(arguments: ["kill -TERM $P", "as $CARDFS unmount $D", "as fusermount3 -u $D"])
+    func `a mount without privileges ends as cleanly`(end: String) async throws {
+        let result = try await user(
+            """
+            as $CARDFS mount sim $D || exit 1
+            P=$(as sed -n "s/^cardfs_daemon_process_id{.*} //p" $D/metrics.prom)
+            grep -h ^CapEff /proc/$P/task/*/status | sort -u
+            as bash -c "cd $D; echo stop > ctl; echo start > ctl; echo hello > dma/tx; head -c 6 dma/rx"
+            as bash -c "cd $D; until grep -q Stopped state; do sleep .02; done; sleep .1; echo 9.1 > sim/firmware" &
+            as bash -c "echo reload > $D/ctl"; wait
+            as bash -c "cd $D; echo again > dma/tx; head -c 6 dma/rx"
+            \(end)
+            for i in $(seq 200); do running || break; sleep .05; done
+            mounted && echo mounted; running && { echo running; pkill -9 -u $U; }; exit 0
+            """
+        )
+        if result.status == 77 { return }
+        #expect(result.text == "CapEff:\t0000000000000000\nhello\nagain\n", "\(result.text)\(result.errors)")
+    }
+
+    @Test func `a user who may not ask for awake processors is told`() async throws {
+        let result = try await user(
+            "as $CARDFS mount sim $D -o latency=5; echo $?; mounted && echo mounted; running && echo running"
+        )
+        if result.status == 77 || result.errors.contains("No such file") { return }
+        #expect(result.text == "77\n")
+        #expect(
+            result.errors.hasPrefix("cardfs: the option latency needs /dev/cpu_dma_latency: Permission denied\nhint: ")
+        )
     }
 }

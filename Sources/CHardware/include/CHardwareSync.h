@@ -57,5 +57,18 @@ int chw_shared_memory(const char *_Nonnull name, size_t byte_count, void *_Nulla
 /// Has all threads use one heap: glibc reserves 64 MiB of address space for each otherwise. (M_ARENA_MAX is hidden from Swift.)
 void chw_share_heap(void);
 
+/// The capabilities in force for the calling thread, a bit for each; what is in force and what may come in force again, set; 0 or
+/// an errno. (capget and capset have no function in the C library.)
+uint64_t chw_capabilities(void);
+int chw_set_capabilities(uint64_t effective, uint64_t permitted);
+
+/// Has no program that this thread or a later one of its children runs get a capability beside those kept, nor any right by the
+/// owner of its file (PR_SET_NO_NEW_PRIVS). 0 or an errno.
+int chw_forbid_privileges(uint64_t kept);
+
+/// Lets all threads make the system calls that the daemon of a simulated card needs, and no other: EPERM (seccomp). 0 or an errno,
+/// ESRCH when a thread could not be included.
+int chw_filter_system_calls(void);
+
 /// free(3), under a name that the allocation probe of the tests does not have to see through.
 CHW_INLINE void chw_free(void *_Nullable memory) { free(memory); }

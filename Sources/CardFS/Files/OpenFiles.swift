@@ -138,6 +138,7 @@ extension CardFileSystem {
             return
         }
         mount.pointee.handles.pointee[number].pointee = handle
+        if handle.kind.concernsCard { wakeLatency?.opened() }
         // The reply by hand: libfuse 3.14 has no field for streams and parallel writes.
         var reply = fuse_open_out()
         reply.fh = number
@@ -170,6 +171,7 @@ extension CardFileSystem {
     /// Ends an open file.
     func closeFile(_ number: UInt64) {
         let handle = mount.pointee.handles.pointee[number]
+        if handle.pointee.kind.concernsCard { wakeLatency?.closed() }
         poll.forget(number)
         if let stream = handle.pointee.stream {
             if handle.pointee.kind == .receive { device.dma?.streamClosed(stream) }

@@ -46,6 +46,8 @@ public struct MountOptions: Hashable, Sendable {
     public var threads: Int?
     /// How long a receive thread looks for the next request before it sleeps; 0 not at all.
     public var spinNanoseconds: UInt64 = 0
+    /// Microseconds in which a processor is to wake while files of the card are open; nil asks for nothing.
+    public var latencyMicroseconds: Int32?
     /// Options of every mount, such as `nodev`, that libfuse hands to the kernel; in the order given, each once.
     public var kernelOptions: [String] = []
 
@@ -198,6 +200,11 @@ extension MountOptions {
             text throws(BadValue) in
             options.spinNanoseconds = try time(text)
             guard options.spinNanoseconds <= 1_000_000_000 else { throw BadValue("is more than 1s") }
+        },
+        value("latency", "MICROSECONDS", "processors wake in so long while a file is open") {
+            options,
+            text throws(BadValue) in
+            options.latencyMicroseconds = Int32(try number(text, 0...1_000_000))
         },
     ]
 

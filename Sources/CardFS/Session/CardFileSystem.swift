@@ -26,6 +26,8 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     let interruptReaders = LineReaders(InterruptLines(), index: 0)
     let traceReaders = LineReaders(TraceLines(), index: 1)
     let commands = Commands()
+    /// Held while files of the card are open; nil when it was not asked for.
+    let wakeLatency: WakeLatency?
     private let serial = Atomic<UInt64>(1)
     private let seenRemovals = Atomic<UInt64>(0)
     private let clock: Clock
@@ -38,9 +40,11 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         drivers: [any CardDriver.Type],
         options: MountOptions,
         clock: Clock,
-        logger: Logger
+        logger: Logger,
+        wakeLatency: WakeLatency? = nil
     ) throws(Refusal) {
         self.options = options
+        self.wakeLatency = wakeLatency
         self.clock = clock
         failures = FailureLog(logger: logger, clock: clock)
         var policy = TransferPolicy()
@@ -116,6 +120,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
 
     /// Starts the card.
     public func start() throws(Refusal) {
+        try wakeLatency?.start()
         do {
             try device.start()
         } catch {
@@ -137,6 +142,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     public func close() {
         notifier.stop()
         endWaiting()
+        wakeLatency?.end()
         device.close()
         // The hooks hold what holds the device.
         device.setHooks(Device.FileLayerHooks())

@@ -14,6 +14,7 @@ enum BenchJSON {
             .init("processor", .string(conditions.processor)),
             .init("processors", .integer(Int64(conditions.processorCount))),
             .init("load", .real(conditions.load ?? .nan)),
+            .init("wake_latency_us", conditions.wakeLatency.map { .integer(Int64($0)) } ?? .real(.nan)),
             .init("time", .integer(Int64(conditions.time))),
             .init("throughput", .array(report.throughput.map(throughput))),
             .init("latency", .array(report.latency.map(latency))),

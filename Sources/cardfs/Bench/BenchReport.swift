@@ -22,6 +22,8 @@ struct BenchConditions: Sendable {
     var time: Int
     /// Load of the machine in the minute before.
     var load: Double?
+    /// Microseconds in which a processor wakes while a file of the card is open; nil when that cannot be seen.
+    var wakeLatency: Int32?
 
     var isSimulated: Bool { bus == "simulated" }
 }

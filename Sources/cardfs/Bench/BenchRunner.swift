@@ -106,8 +106,20 @@ struct BenchRunner {
                 ?? "unknown",
             processorCount: sysconf(CInt(_SC_NPROCESSORS_ONLN)),
             time: time(nil),
-            load: SystemFile.read("/proc/loadavg")?.split(separator: " ").first.flatMap { Double($0) }
+            load: SystemFile.read("/proc/loadavg")?.split(separator: " ").first.flatMap { Double($0) },
+            wakeLatency: wakeLatency()
         )
+    }
+
+    /// What the kernel keeps to while a file of the card is open, as the option `latency` has it.
+    private func wakeLatency() -> Int32? {
+        let file = open(mount.path("bar0"), O_RDONLY | O_CLOEXEC)
+        defer { if file >= 0 { close(file) } }
+        let device = open(WakeLatency.device, O_RDONLY | O_CLOEXEC)
+        guard device >= 0 else { return nil }
+        defer { close(device) }
+        var number: Int32 = 0
+        return read(device, &number, 4) == 4 ? number : nil
     }
 
     /// One line that is written over, on a terminal; a line for each step where there is none.

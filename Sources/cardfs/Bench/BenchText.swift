@@ -11,11 +11,19 @@ enum BenchText {
         return lines.joined(separator: "\n")
     }
 
+    /// How soon processors wake.
+    private static func wakeUp(_ microseconds: Int32?) -> String {
+        // What the kernel says when nobody asks for anything.
+        let words = microseconds.map { $0 >= 2_000_000_000 ? "no limit asked for" : "within \($0) µs" }
+        return "wake-up     " + (words ?? "not known: only root sees it")
+    }
+
     /// What the figures are figures of.
     static func conditions(_ conditions: BenchConditions) -> [String] {
         [
             "card        \(conditions.card), driver \(conditions.driver), bus \(conditions.bus)",
             "machine     \(conditions.processorCount) processors, \(conditions.processor), Linux \(conditions.kernel), load \(conditions.load.map { "\($0)" } ?? "unknown")",
+            wakeUp(conditions.wakeLatency),
             scope(conditions),
         ]
     }
