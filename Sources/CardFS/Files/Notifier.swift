@@ -38,8 +38,9 @@ final class Notifier: @unchecked Sendable {  // guarded by `lock`
     deinit { lock.destroy() }
 
     /// Starts the thread. `round` tells of one happening and answers how long to rest before it is told of again.
-    func start(_ round: @escaping @Sendable (Happening) -> UInt64) {
-        thread = Thread(name: "notify") { [self] in run(round) }
+    /// Throws when the host gives no thread.
+    func start(_ round: @escaping @Sendable (Happening) -> UInt64) throws(BusError) {
+        thread = try Thread(starting: "notify") { [self] in run(round) }
     }
 
     /// Ends the thread. No round runs when this returns. A second call does nothing.

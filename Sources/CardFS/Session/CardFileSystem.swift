@@ -115,7 +115,12 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
             }
         }
         link.fileSystem = self
-        notifier.start { [weak self] in self?.round($0) ?? 0 }
+        do {
+            try notifier.start { [weak self] in self?.round($0) ?? 0 }
+        } catch {
+            close()
+            throw Refusal(error.sentence, code: error.code)
+        }
     }
 
     /// Starts the card.
