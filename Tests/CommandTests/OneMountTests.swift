@@ -70,4 +70,18 @@ struct OneMountTests {
             )
         )
     }
+
+    @Test(
+        arguments: [
+            (73, "--svg /not-there/run.svg", "/not-there/run.svg: No such file or directory\nhint: give --svg a file"),
+            (66, "--register nosuch", "has no register nosuch\nhint: ls "),
+        ] as [(Int32, String, String)]
+    )
+    func `a benchmark that cannot end well does not begin`(status: Int32, option: String, errors: String) async throws {
+        let card = try MountedCard()
+        // What somebody else did wrong is no hint for this one.
+        let result = await card.shell("echo x > $M/bar0 2> /dev/null; timeout 10 \"$CARDFS\" bench $M \(option)")
+        #expect(result.status == status && result.text.isEmpty && result.errors.contains(errors), "\(result.errors)")
+        #expect(result.errors.split(separator: "\n").count == 2 && !result.errors.contains("last_error"))
+    }
 }

@@ -111,4 +111,11 @@ struct UserTests {
             result.errors.hasPrefix("cardfs: the option latency needs /dev/cpu_dma_latency: Permission denied\nhint: ")
         )
     }
+
+    @Test func `a user who may not enter a mount is told so by bench`() async throws {
+        let result = try await user("$CARDFS mount sim $D || exit 1; as $CARDFS bench $D; echo $?; $CARDFS unmount $D")
+        if result.status == 77 { return }
+        #expect(result.text == "77\n")
+        #expect(result.errors.contains("you may not enter the mount on ") && result.errors.contains("\nhint: "))
+    }
 }

@@ -13,6 +13,7 @@ extension MountTests {
                                       "--samples", "100"], capture_output=True, text=True, timeout=60)
                 assert out.returncode == 0, out.stderr
                 report = json.loads(out.stdout)
+                assert isinstance(report["load"], float), report["load"]
                 assert report["simulated"] and report["card"] == ADDRESS, report
                 sizes = {512, 4096, 16384, 65536, 262144, 1048576, 4194304}
                 for path, streams in (("write", 1), ("write", 4), ("read", 1), ("read", 4), ("loopback", 1)):
