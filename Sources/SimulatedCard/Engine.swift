@@ -96,6 +96,10 @@ struct Engine {
     var isDiscarding = false
     /// Receiver: the packet that was cut off by the link ends in EEP.
     var endsInError = false
+    /// A piece is being moved, of which nothing is accounted for yet.
+    var isMoving = false
+    /// Bytes of descriptors and pieces that are done with: taken and sent or dropped, or stored, since the core was reset.
+    var byteTotal: UInt32 = 0
     /// Sleeps for room or data on the wire: the other side wakes it.
     var awaitsWire = false
     /// When the rate allows the next piece.
@@ -210,6 +214,7 @@ extension Card {
             moveReceive(&transfer)
         }
         lock.lock()
+        engine.state.pointee.isMoving = false
         if !engine.isTransmitter {
             state.pointee.wire.endReading()
             if tx.state.pointee.awaitsWire { wake(tx) }

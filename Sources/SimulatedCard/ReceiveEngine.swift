@@ -35,6 +35,10 @@ extension Card {
                 rx.state.pointee.awaitsWire = true
                 return .wait
             }
+            // Between packets, and told to stay there.
+            if state.pointee.core.beginsNoPacket, !rx.state.pointee.isInPacket, !rx.state.pointee.endsInError {
+                return .wait
+            }
             state.pointee.core.isEmptyAfterPacket = false
             if !rx.state.pointee.holdsDescriptor {
                 switch fetch(rx) {
@@ -75,6 +79,7 @@ extension Card {
         transfer.generation = rx.state.pointee.generation
         transfer.wireGeneration = state.pointee.wire.generation
         transfer.attention = rx.words.pointee.attention.load(ordering: .relaxed)
+        rx.state.pointee.isMoving = true
         return .move
     }
 
@@ -113,6 +118,7 @@ extension Card {
         let count = transfer.moved
         if count > 0 {
             rx.state.pointee.position &+= count
+            rx.state.pointee.byteTotal &+= UInt32(truncatingIfNeeded: count)
             if rx.slave.pointee.isOn {
                 rx.slave.pointee.advance(count)
                 noteSlaveBytes(count)

@@ -121,6 +121,9 @@ extension Card {
         case 0x108: return state.pointee.core.scratch
         case 0x10c: return flow
         case 0x110..<0x120: return readSlave(offset)
+        case 0x120: return tx.state.pointee.byteTotal
+        case 0x124: return rx.state.pointee.byteTotal
+        case 0x128: return packetsUnderWay
         default: return 0
         }
     }
@@ -167,6 +170,15 @@ extension Card {
             }
             if !rx.state.pointee.isRunning, !(state.pointee.fault == .hangReceive), holdsData { flow |= 2 }
             return flow
+        }
+    }
+
+    /// Bit 0: the transmitter is in a packet. Bit 1: the receiver is.
+    private var packetsUnderWay: UInt32 {
+        @_noLocks get {
+            let (tx, rx) = (tx.state, rx.state)
+            return (tx.pointee.isInPacket || tx.pointee.isMoving || tx.pointee.isDiscarding ? 1 : 0)
+                | (rx.pointee.isInPacket || rx.pointee.isMoving || rx.pointee.endsInError ? 2 : 0)
         }
     }
 }

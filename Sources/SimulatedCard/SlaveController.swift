@@ -6,8 +6,9 @@ import Synchronization
 // fetching descriptors, an engine is told by registers what to move, asks for it by its request line, and the channel says
 // where in memory.
 //
-//     0x110  bit 0 the transmitter, bit 1 the receiver is served by the slave controller
-//     0x114  written: bits 23:0 bytes of a piece to send, bit 31 end of packet behind it; read: pieces there is room for
+//     0x110  bit 0 the transmitter, bit 1 the receiver is served by the slave controller; bit 2 the receiver begins no packet
+//     0x114  written: bits 23:0 bytes of a piece to send, bit 31 end of packet behind it, bit 30 an error end; read: pieces there is
+//            room for
 //     0x118  written: bytes more the receiver may deliver
 //     0x11c  read: bits 28:0 bytes of the oldest packet that ended, bit 30 in EEP, bit 31 there was one; with bit 29 it has not
 //            ended, and these are the bytes of a piece of it
@@ -76,7 +77,9 @@ extension Card {
             guard slave.pointee.stored != slave.pointee.taken else { return false }
             let piece = slave.pointee.entries[slave.pointee.taken & (SlaveState.depth &- 1)]
             slave.pointee.taken &+= 1
-            engine.state.pointee.flags = Descriptor.interrupt | (piece & 1 << 31 != 0 ? Descriptor.eop : 0)
+            engine.state.pointee.flags =
+                Descriptor.interrupt | (piece & 1 << 31 != 0 ? Descriptor.eop : 0)
+                | (piece & 1 << 30 != 0 ? Descriptor.eep : 0)
             engine.state.pointee.byteCount = Int(piece & 0xff_ffff)
         } else {
             guard slave.pointee.credit > 0 else { return false }
@@ -134,7 +137,9 @@ extension Card {
 
     @_noLocks func readSlave(_ offset: UInt64) -> UInt32 {
         switch offset {
-        case 0x110: return (tx.slave.pointee.isOn ? 1 : 0) | (rx.slave.pointee.isOn ? 2 : 0)
+        case 0x110:
+            return (tx.slave.pointee.isOn ? 1 : 0) | (rx.slave.pointee.isOn ? 2 : 0)
+                | (state.pointee.core.beginsNoPacket ? 4 : 0)
         case 0x114: return UInt32(SlaveState.depth &- (tx.slave.pointee.stored &- tx.slave.pointee.taken))
         case 0x11c:
             let slave = rx.slave
@@ -152,6 +157,8 @@ extension Card {
         case 0x110:
             setSlave(tx, value & 1 != 0)
             setSlave(rx, value & 2 != 0)
+            state.pointee.core.beginsNoPacket = value & 4 != 0
+            wake(rx)
         case 0x114:
             let slave = tx.slave
             guard slave.pointee.stored &- slave.pointee.taken < SlaveState.depth else { return }

@@ -60,6 +60,8 @@ struct SpaceWireCore {
     var nextTimeCode: UInt32 = 0
     var busError = false
     var isEmptyAfterPacket = true
+    /// The receiver ends the packet it is in, and begins no other. Beside the core.
+    var beginsNoPacket = false
     /// Beside the core: the card's own scratch register.
     var scratch: UInt32 = 0
 
@@ -168,6 +170,7 @@ extension Card {
     @_noLocks private func resetEngine(_ engine: EnginePointer) {
         engine.state.pointee.pointer = 0
         engine.state.pointee.isInPacket = false
+        engine.state.pointee.byteTotal = 0
         forget(engine)
         engine.slave.pointee.isOn = false
     }

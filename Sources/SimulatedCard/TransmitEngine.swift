@@ -24,6 +24,7 @@ extension Card {
             let marker = tx.state.pointee.flags & (Descriptor.eop | Descriptor.eep)
             if tx.state.pointee.isDiscarding {
                 if marker != 0 { tx.state.pointee.isDiscarding = false }
+                tx.state.pointee.byteTotal &+= UInt32(truncatingIfNeeded: tx.state.pointee.byteCount)
                 finishTransmit(marker)
                 if state.pointee.interrupts.toDeliver != 0 { return .again }
                 continue
@@ -73,6 +74,7 @@ extension Card {
         transfer.receivedGeneration = state.pointee.wire.receivedGeneration
         transfer.crc = state.pointee.wire.receivedCRC
         transfer.attention = tx.words.pointee.attention.load(ordering: .relaxed)
+        tx.state.pointee.isMoving = true
         return .move
     }
 
@@ -108,6 +110,7 @@ extension Card {
         let count = transfer.moved
         if count > 0 {
             tx.state.pointee.byteCount &-= count
+            tx.state.pointee.byteTotal &+= UInt32(truncatingIfNeeded: count)
             if tx.slave.pointee.isOn { tx.slave.pointee.advance(count) }
             tx.state.pointee.logical &+= UInt32(truncatingIfNeeded: count)
             tx.state.pointee.isInPacket = true

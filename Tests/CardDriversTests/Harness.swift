@@ -193,15 +193,9 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
         let outcome = device.pool.pointee.cancel(request.cookie)
         guard case .claimed = outcome else { return outcome }
         let record = device.pool.pointee.record(at: request.cookie)
+        record.pointee.status = .cancelled
+        record.pointee.cause = .interrupted
         chw_entry_withdraw(&entry, record)
-        let count = record.pointee.accumulated
-        if count > 0 {
-            record.pointee.segments[0] = Segment(iov_base: record.pointee.payload, iov_len: count)
-            record.pointee.segmentCount = 1
-            IORequest(taking: record, of: device.pool).complete(.success, information: count)
-        } else {
-            IORequest(taking: record, of: device.pool).complete(.cancelled, cause: .interrupted)
-        }
         return outcome
     }
 
@@ -222,8 +216,9 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
         return outcome(request)!
     }
 
-    /// Moves the driver's time.
+    /// Moves the driver's time, after the driver has looked at the card: what that did, it did before.
     func advance(milliseconds: UInt64) {
+        _ = device.dma?.counters
         clock.advance(byNanoseconds: milliseconds * 1_000_000)
         device.deferred.pointee.clockMoved()
     }
@@ -258,12 +253,30 @@ final class Station: @unchecked Sendable {  // what threads share is guarded by 
 
     func counter(_ name: String) -> Int { Int(dma.counters.first { $0.name == name }!.value) }
 
-    private var isAllSent: Bool {
+    /// Whether the card has nothing left to take.
+    var isAllSent: Bool {
         counter("tx_accepted_bytes_total") == counter("tx_sent_bytes_total") + counter("tx_lost_bytes_total")
+    }
+
+    /// One look at the counters adds up in both directions, whatever is under way.
+    func expectAccounts(_ location: SourceLocation = #_sourceLocation) {
+        let numbers = Dictionary(uniqueKeysWithValues: dma.counters.map { ($0.name, $0.value) })
+        func of(_ name: String) -> UInt64 { numbers[name + "_bytes_total"] ?? numbers[name + "_bytes"] ?? .max / 8 }
+        #expect(
+            of("tx_accepted") == of("tx_sent") + of("tx_lost") + of("tx_waiting"),
+            "\(numbers)",
+            sourceLocation: location
+        )
+        #expect(
+            of("rx_arrived") == of("rx_read") + of("rx_discarded") + of("rx_waiting"),
+            "\(numbers)",
+            sourceLocation: location
+        )
     }
 
     /// Waits until every byte accepted was sent or lost, and no buffer or record is in use.
     func expectBalance(records: Int = 0, _ location: SourceLocation = #_sourceLocation) {
+        expectAccounts(location)
         #expect(eventually { isAllSent }, sourceLocation: location)
         #expect(eventually { device.arena.pointee.freeReceiveBuffers == 48 }, sourceLocation: location)
         #expect(eventually { device.pool.pointee.inUse == records }, sourceLocation: location)

@@ -85,6 +85,20 @@ extension MountTests {
             #expect(result.text == expected, "\(result.errors)")
         }
 
+        @Test func `dma/plan tells of the last request alone, whatever the one before it took`() async throws {
+            let card = try MountedCard("dma_bits=24,map_registers=5")
+            await card.check(
+                """
+                def plan(): return dict(line.split(" ", 1) for line in read("dma/plan").decode().splitlines())
+                # Pages, and what they take of four registers at a time: the most is that of a transfer in the middle.
+                for pages, registers, transfers in (1, 1, 1), (13, 4, 4), (2, 2, 1), (6, 4, 2), (1, 1, 1):
+                    write("dma/tx", bytes(pages << 12))
+                    now = plan()
+                    assert (now["map_registers"], now["transfers"]) == (str(registers), str(transfers)), (pages, now)
+                """
+            )
+        }
+
         @Test(arguments: ["dma_bits=23", "dma_bits=33", "map_registers=1", "scatter_gather=2", "dma_bits"])
         func `limits no card can have are refused by name`(options: String) async throws {
             let error = #expect(throws: MountFailure.self) { try MountedCard(options) }

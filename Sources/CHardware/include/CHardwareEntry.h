@@ -7,7 +7,8 @@ typedef struct chw_entry_points {
     void *_Nonnull context;
     /// Takes ownership of a request; it is completed now or later, on any thread, exactly once.
     void (*_Nonnull submit)(void *_Nonnull context, void *_Nonnull request);
-    /// A request the driver holds was claimed for cancellation: take it out of the queue. Never waits.
+    /// A request the driver holds was claimed for cancellation, and says in `status` and `cause` why: it is taken out of the
+    /// queue and completed, with the bytes it has got so far, or with the failure if it has none. Never waits.
     void (*_Nonnull withdraw)(void *_Nonnull context, void *_Nonnull request);
     /// The poll(2) events that hold now for a direction (0 to the card, 1 from the card).
     uint32_t (*_Nonnull readiness)(void *_Nonnull context, uint32_t direction);

@@ -49,6 +49,18 @@ extension EduChannel {
         return context.window.load32(EduLayout.identification) & 0xff == EduLayout.identificationByte
     }
 
+    /// What was counted so far, and the bytes that nobody was given, in the card's buffer or gathered by a reader, which add up.
+    /// A write is accepted as the card takes it, so that nothing waits on the way there.
+    func account() -> (counters: EduCounters, waiting: UInt64) {
+        var waiting = UInt64(tail - head + (reader?.pointee.accumulated ?? 0))
+        var next = readers.oldest
+        while let record = next {
+            waiting += UInt64(record.pointee.accumulated)
+            next = readers.next(after: record)
+        }
+        return (counters, waiting)
+    }
+
     /// Whether somebody waits.
     var isAwaited: Bool { current != nil || reader != nil || readers.oldest != nil }
 
@@ -111,11 +123,22 @@ extension EduChannel {
     /// Forgets what nobody has read, unless it is on its way to a reader. False then.
     mutating func discard() -> Bool {
         if case .drain = phase { return false }
+        if framing == .packet, lastEnd == .more, head != tail { cut() }
         counters.discardedBytes += UInt64(tail - head)
         head = tail
         pump()
         setTimer()
         return true
+    }
+
+    /// A packet of which a part was read goes no further: who waits for the rest is told, else the next read.
+    private mutating func cut() {
+        lastEnd = .eep
+        isCutUntold = true
+        guard let record = readers.oldest, record.pointee.claim() else { return }
+        readers.remove(record)
+        isCutUntold = false
+        finishRead(record, .requestAborted, .packetCut)
     }
 
     /// Ends waits that have lasted long enough.

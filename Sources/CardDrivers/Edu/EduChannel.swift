@@ -83,6 +83,8 @@ struct EduChannel: ~Copyable {
 
     var framing = Framing.stream
     var lastEnd = PacketEnd.none
+    /// A packet of which a part was read was discarded: the next read is told.
+    var isCutUntold = false
     /// When the last transfer ended well.
     var lastProgress: UInt64 = 0
     /// When bytes last came out of the card.
@@ -147,6 +149,9 @@ extension EduChannel {
             decided.add(record, refusal.status, cause: refusal.cause)
         } else if record.pointee.length == 0 {
             decided.add(record, .success)
+        } else if isCutUntold {
+            isCutUntold = false
+            decided.add(record, .requestAborted, cause: .packetCut)
         } else if record.pointee.flags.contains(.nonblocking), !isReadable || reader != nil || readers.oldest != nil {
             decided.add(record, .deviceBusy, cause: .wouldBlock)
         } else if case .cancelled = readers.submit(record) {
@@ -217,15 +222,19 @@ extension EduChannel {
         plan.elements = plan.transfers
     }
 
-    /// Takes out a request that a cancel has claimed. Does not wait.
+    /// Takes out a request that a cancel has claimed, and ends it: with the bytes it has moved, or with the failure it names.
+    /// Does not wait.
     @_noLocks mutating func withdraw(_ record: UnsafeMutablePointer<RequestRecord>) {
         if current == record {
             current = nil
+            finishWrite(record, record.pointee.status, record.pointee.cause)
             take(writes.finished())
         } else if case .read = record.pointee.kind {
             readers.remove(record)
+            finishRead(record, record.pointee.status, record.pointee.cause)
         } else {
             writes.remove(record)
+            finishWrite(record, record.pointee.status, record.pointee.cause)
         }
         pump()
         setTimer()
@@ -237,6 +246,7 @@ extension EduChannel {
     /// Whether there are bytes that are not on their way to a reader.
     var isReadable: Bool {
         @_noLocks get {
+            if isCutUntold { return true }
             if case .drain = phase { return !isHeld && head &+ moving < tail }
             return !isHeld && head < tail
         }

@@ -115,13 +115,18 @@ extension EduDriver: DMAControl {
 
     /// The counters of the channel.
     public var counters: [(name: String, help: String, value: UInt64)] {
-        let counters = port.control { $0.counters }
+        let (counters, unread) = port.control { $0.account() }
         return [
             ("tx_requests_total", "Writes.", counters.writeRequests),
+            ("tx_accepted_bytes_total", "Bytes accepted from writers.", counters.sentBytes),
             ("tx_sent_bytes_total", "Bytes the card has taken, read back and compared.", counters.sentBytes),
+            ("tx_lost_bytes_total", "Accepted bytes that were lost.", 0),
+            ("tx_waiting_bytes", "Accepted bytes that the card has still to take.", 0),
             ("rx_requests_total", "Reads.", counters.readRequests),
+            ("rx_arrived_bytes_total", "Bytes that came into the card's buffer, to be read.", counters.sentBytes),
             ("rx_read_bytes_total", "Bytes given to readers.", counters.readBytes),
             ("rx_discarded_bytes_total", "Bytes discarded by a command or a reset.", counters.discardedBytes),
+            ("rx_waiting_bytes", "Bytes that nobody was given.", unread),
             ("dma_timeouts_total", "Writes and reads that ended with ETIMEDOUT.", counters.timeouts),
             ("dma_transfers_total", "Transfers of the card's engine.", counters.transfers),
             ("dma_failures_total", "Transfers that moved nothing or did not end.", counters.failures),
@@ -158,6 +163,7 @@ extension EduDriver: DMAControl {
         case .removed: return "\(card) was taken out of use"
         case .startFailed: return "\(card) could not be brought back to work"
         case .notInD0: return "\(card) is not in D0"
+        case .packetCut: return "the rest of a packet from \(card) was discarded before it was read"
         case .dropped: return "the driver dropped the request"
         default: return "the transfer failed on \(card)"
         }
@@ -169,6 +175,7 @@ extension EduDriver: DMAControl {
         case .busMasterOff: return "switch it on with setpci COMMAND=0004:0004"
         case .busError: return "the kernel's log names the address; write reset to ctl"
         case .stuck: return "write reset to ctl"
+        case .packetCut: return "read on: what comes next is whole"
         case .noData: return "write dma/tx, or mount with rx_timeout=0 to wait for ever"
         case .packetTooLong: return "write shorter packets, or set dma/framing to stream"
         case .outOfBuffers: return "let some of the waiting requests finish"

@@ -130,6 +130,7 @@ extension ReceiveChannel {
             // A reply is one system call; look again when it is made.
             guard !isInUse else { return context.deferred.pointee.queue(call) }
             self.fault = nil
+            noteCounter()
             restartRing()
             repost()
             return
@@ -152,6 +153,7 @@ extension ReceiveChannel {
             )
             entry += 1
         }
+        noteCounter()
         restartEngine()
         repost()
     }

@@ -8,6 +8,8 @@ struct ChannelContext {
 
     /// The registers.
     let window: RegisterWindow
+    /// The card has the registers around the core, among them those that count bytes.
+    let isFullCard: Bool
     /// The bits of the control register that stay: a doorbell repeats them.
     let control: UInt32
     /// Payload memory.
@@ -20,6 +22,14 @@ struct ChannelContext {
     let clock: Clock
     /// The mount's options.
     let policy: TransferPolicy
+
+    /// Bytes that a counter of the card has moved since it showed `base`; nil where no card answers or it has none. At most
+    /// `limit`, which is what they can be: more is no count.
+    func bytes(_ counter: UInt64, since base: UInt32, limit: Int) -> Int? {
+        guard isFullCard, window.load32(SpaceWireLayout.status) != .max else { return nil }
+        let moved = Int(window.load32(counter) &- base)
+        return moved <= limit ? moved : nil
+    }
 
     /// Writes an action bit of the control register together with the bits that stay.
     @_noLocks func ring(_ action: UInt32) { window.store32(control | action, SpaceWireLayout.control) }

@@ -187,7 +187,8 @@ extension ReceiveChannel {
     @_noLocks mutating func finishPartly(
         _ record: UnsafeMutablePointer<RequestRecord>,
         _ status: Status,
-        _ cause: FailureCause
+        _ cause: FailureCause,
+        end: PacketEnd = .more
     ) {
         guard record.pointee.accumulated > 0 else {
             decided.add(record, status, cause: cause)
@@ -195,7 +196,7 @@ extension ReceiveChannel {
         }
         segment(record, 0, record.pointee.payload, record.pointee.accumulated)
         record.pointee.segmentCount = 1
-        note(record, record.pointee.accumulated, framing == .packet ? .more : .none)
+        note(record, record.pointee.accumulated, end)
         decided.add(record, .success, information: record.pointee.accumulated)
     }
 

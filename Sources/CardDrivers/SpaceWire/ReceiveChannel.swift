@@ -52,6 +52,12 @@ struct ReceiveChannel: ~Copyable {
     var fault: CardFault?
     /// What the ring holds is to be read after a sleep.
     var keepsUnread = false
+    /// The packet that comes in was cut by a command: what comes of it still is not a packet. In packet framing it is discarded.
+    var isArrivalCut = false
+    /// A packet of which a part was read, or the stream, was cut: the next read is told.
+    var isCutUntold = false
+    /// What the card's counter of bytes and that of bytes that arrived showed when the ring was started.
+    var stored = (base: UInt32(0), arrived: UInt64(0))
 
     /// How bytes come from the card. Changed only while the channel is idle and held.
     var engine = DMAEngine.scatterGather
@@ -122,6 +128,11 @@ extension ReceiveChannel {
             decided.add(record, refusal.status, cause: refusal.cause)
             return
         }
+        if isCutUntold {
+            isCutUntold = false
+            decided.add(record, .requestAborted, cause: .packetCut)
+            return
+        }
         if record.pointee.flags.contains(.mapped), !beginLoan(record) { return }
         // Readers are served in the order they came: one that would overtake waits behind.
         if readers.waitingCount == 0 || record.pointee.flags.contains(.nonblocking), serve(record) {
@@ -166,13 +177,30 @@ extension ReceiveChannel {
                 slot.end = .eop
             }
             if slot.end != .none { counters.packets &+= 1 }
-            slots[place(filled)] = slot
-            available &+= slot.length
-            counters.arrivedBytes &+= UInt64(slot.length)
-            filled &+= 1
+            take(slot)
         }
         if filled != before { lastArrival = context.clock.now() }
         skipEmpty()
+    }
+
+    /// Takes over a slot that the card has filled.
+    @_noLocks mutating func take(_ slot: ReceiveSlot) {
+        slots[place(filled)] = slot
+        filled &+= 1
+        counters.arrivedBytes &+= UInt64(slot.length)
+        available &+= slot.length
+        if isArrivalCut { followCut(slot) }
+    }
+
+    /// The slot belongs to a packet that was cut.
+    @_noLocks private mutating func followCut(_ slot: ReceiveSlot) {
+        if slot.end != .none { isArrivalCut = false }
+        // What came before was read or discarded, unless the framing was another.
+        guard framing == .packet, available == slot.length else { return }
+        available &-= slot.length
+        counters.discardedBytes &+= UInt64(slot.length)
+        head = filled
+        headOffset = 0
     }
 
     /// Serves the readers that can be served, decides when to wake for the next, and looks once more after that is known.
@@ -262,9 +290,10 @@ extension ReceiveChannel {
         if released != before { context.ring(SpaceWireLayout.Control.receiveStart) }
     }
 
-    /// Takes out a request that a cancel has claimed, and says in `accumulated` what it has already got.
+    /// Takes out a request that a cancel has claimed, and ends it: with the bytes it has gathered, or with the failure it names.
     @_noLocks mutating func withdraw(_ record: UnsafeMutablePointer<RequestRecord>) {
         readers.remove(record)
+        finishPartly(record, record.pointee.status, record.pointee.cause)
         settle()
     }
 
@@ -272,7 +301,8 @@ extension ReceiveChannel {
     @_noLocks mutating func isReadable() -> Bool {
         reap()
         settle()
-        return hasFaultToTell || available > 0 && (framing == .stream || isPacketReady(atLeast: .max))
+        return isCutUntold || hasFaultToTell
+            || available > 0 && (framing == .stream || isPacketReady(atLeast: .max))
     }
 
     /// Sets the timer to when the oldest reader has waited long enough.

@@ -197,8 +197,14 @@ extension SpaceWireDriver {
     private func restartEngines(_ window: RegisterWindow) {
         let control = window.load32(SpaceWireLayout.control)
         guard control != .max else { return }
+        // The card forgets which packets have ended.
+        receive.control { $0.reap() }
         window.store32(control | SpaceWireLayout.Control.dmaReset, SpaceWireLayout.control)
-        receive.control { $0.restartEngine() }
+        receive.control {
+            $0.reap()
+            $0.takePart()
+            $0.restartEngine()
+        }
     }
 
     private func failure(
@@ -258,10 +264,12 @@ extension SpaceWireDriver: DMAControl {
         let quiet = min(max(device.policy.gather, 1_000_000), 100_000_000)
         let start = chw_clock_nanoseconds(CLOCK_MONOTONIC)
         var lastByte = start
+        var discarded: UInt64?
         while true {
-            let bytes = receive.control { $0.discard() }
+            let total = receive.control { $0.discard() }
             let now = chw_clock_nanoseconds(CLOCK_MONOTONIC)
-            if bytes > 0 { lastByte = now }
+            if total != discarded { lastByte = now }
+            discarded = total
             if now &- lastByte >= quiet || now &- start >= 1_000_000_000 { return }
             usleep(200)
         }
@@ -283,14 +291,15 @@ extension SpaceWireDriver: DMAControl {
 
     /// The counters of both channels.
     public var counters: [(name: String, help: String, value: UInt64)] {
-        let sent = transmit.control {
+        let (sent, unsent) = transmit.control {
             $0.reap()
             $0.settle()
-            return $0.counters
+            $0.followBytes()
+            return $0.account()
         }
-        let received = receive.control {
+        let (received, unread) = receive.control {
             $0.reap()
-            return $0.counters
+            return $0.account()
         }
         return [
             ("tx_requests_total", "Writes accepted.", sent.requests),
@@ -298,14 +307,16 @@ extension SpaceWireDriver: DMAControl {
             ("tx_sent_bytes_total", "Bytes the card has taken.", sent.sentBytes),
             ("tx_sent_requests_total", "Writes the card has taken.", sent.sentRequests),
             ("tx_lost_bytes_total", "Accepted bytes that were lost and reported to their writers.", sent.lostBytes),
+            ("tx_waiting_bytes", "Accepted bytes that the card has still to take.", unsent),
             ("tx_buffered_requests_total", "Writes that went through a system buffer.", sent.bufferedRequests),
             ("tx_direct_requests_total", "Writes that went out of the request's own memory.", sent.directRequests),
             ("tx_timeouts_total", "Writes, fsyncs and closes that ended with ETIMEDOUT.", sent.timeouts),
             ("tx_recoveries_total", "Times the transmit ring was taken back from the card.", sent.recoveries),
             ("rx_requests_total", "Reads.", received.requests),
             ("rx_arrived_bytes_total", "Bytes the card has delivered.", received.arrivedBytes),
-            ("rx_read_bytes_total", "Bytes given to readers.", received.readBytes),
+            ("rx_read_bytes_total", "Bytes given to readers, copied or lent.", received.readBytes),
             ("rx_discarded_bytes_total", "Bytes discarded by a command or a reset.", received.discardedBytes),
+            ("rx_waiting_bytes", "Bytes that have arrived and nobody was given.", unread),
             ("rx_packets_total", "Packets that ended at the receiver.", received.packets),
             ("rx_error_packets_total", "Packets that ended in EEP.", received.errorPackets),
             ("rx_empty_packets_total", "Packets without data, which are never returned.", received.emptyPackets),
@@ -372,6 +383,9 @@ extension SpaceWireDriver: DMAControl {
             return "\(card) was stopped or reset since this file was opened, and the pieces of its ring were taken back"
         case .ringHeld: return "this program holds all of the ring, so that nothing can come"
         case .ringNotLent: return "the ring is not lent while dma/engine is system"
+        case .packetCut:
+            return
+                "bytes from \(card) are missing here: it was stopped, or told to discard, in the middle of what was being read"
         case .dropped: return "the driver dropped the request"
         }
     }
@@ -393,6 +407,7 @@ extension SpaceWireDriver: DMAControl {
         case .startFailed: return "see last_error, then write start to ctl"
         case .notInD0: return "see state"
         case .ringTaken: return "open dma/rx and dma/buffer anew"
+        case .packetCut: return "read on: what comes next is whole"
         case .ringHeld: return "give pieces back before asking for more"
         case .ringNotLent: return "write sg or common to dma/engine, or use read"
         case .stillSending: return "read dma/rx, or mount with a longer linger"

@@ -66,7 +66,7 @@ extension SpaceWireDriver {
     func use(_ engine: DMAEngine) {
         guard let transmitTable else { return }
         if engine != .system { freeChannels() }
-        window.store32(engine == .system ? 3 : 0, SpaceWireLayout.slave)
+        window.store32(slaveBits(engine), SpaceWireLayout.slave)
         let ring = DescriptorRing(buffer: transmitTable, count: ringCount(engine))
         transmit.control {
             $0.select(engine, ring: ring)

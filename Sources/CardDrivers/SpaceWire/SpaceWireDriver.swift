@@ -178,6 +178,7 @@ public final class SpaceWireDriver: CardDriver {
 
         let context = ChannelContext(
             window: window,
+            isFullCard: isFullCard,
             control: Self.control,
             arena: device.arena,
             arenaBuffer: device.arenaBuffer,
@@ -266,7 +267,7 @@ public final class SpaceWireDriver: CardDriver {
     /// Starts both rings.
     public func startIO() {
         recovery.locked {
-            window.store32(engine == .system ? 3 : 0, SpaceWireLayout.slave)
+            window.store32(slaveBits(engine), SpaceWireLayout.slave)
             receive.control { $0.start() }
             transmit.control { $0.start() }
             isWorking = true
@@ -289,39 +290,6 @@ public final class SpaceWireDriver: CardDriver {
         }
         if let told { device.tell(told) }
     }
-
-    /// Waits until the card has taken what was accepted, as long as it takes something every half a second.
-    public func queryStop(_ cancellation: Cancellation) throws(StatusError) {
-        // Held anew at each look: a recovery that was under way lets writes in when it is done.
-        func unsent() -> UInt64 {
-            transmit.control {
-                $0.hold()
-                return $0.unsentRequests
-            }
-        }
-        var left = unsent()
-        var lastProgress = chw_clock_nanoseconds(CLOCK_MONOTONIC)
-        while left > 0 {
-            if cancellation.isCancelled { throw StatusError(.cancelled, "interrupted; the card works on") }
-            let now = chw_clock_nanoseconds(CLOCK_MONOTONIC)
-            guard !device.isWantedBack, now - lastProgress < Self.stopPatience else {
-                throw StatusError(
-                    .invalidDeviceState,
-                    "\(device.function.address) still has \(left) writes to take: read dma/rx, or write flush to ctl first"
-                )
-            }
-            usleep(500)
-            let before = left
-            left = unsent()
-            if left != before { lastProgress = now }
-        }
-    }
-
-    /// How long the card may make no progress before it is held too busy to stop; nanoseconds.
-    private static let stopPatience: UInt64 = 500_000_000
-
-    /// Lets writes in again.
-    public func cancelStop() { transmit.control { $0.resume() } }
 
     /// Ends what waits, and all that comes until the rings start again.
     public func flushIO() {

@@ -23,14 +23,21 @@ enum SpaceWireLayout {
     static var scratch: UInt64 { @_noLocks get { 0x108 } }
     /// Flow control: bit 0 the transmitter has no credit, bit 1 the receiver has no descriptor.
     static var flow: UInt64 { @_noLocks get { 0x10c } }
-    /// Which engines the machine's slave DMA controller serves: bit 0 the transmitter, bit 1 the receiver.
+    /// Which engines the machine's slave DMA controller serves: bit 0 the transmitter, bit 1 the receiver. Bit 2: the receiver ends
+    /// the packet it is in, and begins no other.
     static var slave: UInt64 { @_noLocks get { 0x110 } }
-    /// Bytes of a piece to send through it, bit 31 with an end of packet behind.
+    /// Bytes of a piece to send through it, bit 31 with an end of packet behind, bit 30 with an error end.
     static var slaveSend: UInt64 { @_noLocks get { 0x114 } }
     /// Bytes more that the receiver may deliver through it.
     static var slaveCredit: UInt64 { @_noLocks get { 0x118 } }
     /// Read: the oldest packet delivered through it, see ``Packet``.
     static var slavePacket: UInt64 { @_noLocks get { 0x11c } }
+    /// Bytes of descriptors the transmitter is done with since the core was reset, modulo 2^32.
+    static var bytesTaken: UInt64 { @_noLocks get { 0x120 } }
+    /// Bytes the receiver has stored since the core was reset, modulo 2^32.
+    static var bytesStored: UInt64 { @_noLocks get { 0x124 } }
+    /// Bit 0 the transmitter is in a packet, bit 1 the receiver is.
+    static var packets: UInt64 { @_noLocks get { 0x128 } }
     /// The value of ``id``: "SPWC".
     static let identity: UInt32 = 0x5350_5743
     /// The first memory window of the original card (PCIE_WRITE_MEMORY_OFFSET), 8 KiB.
@@ -39,6 +46,18 @@ enum SpaceWireLayout {
     static let readMemory: UInt64 = 0x22000
     /// Bytes of each memory window.
     static let memoryByteCount: UInt64 = 0x2000
+
+    /// Bits of ``packets``.
+    enum Packets {
+        static var sending: UInt32 { @_noLocks get { 1 << 0 } }
+        static var receiving: UInt32 { @_noLocks get { 1 << 1 } }
+    }
+
+    /// Bits of ``slave``.
+    enum Slave {
+        static var bothEngines: UInt32 { @_noLocks get { 3 } }
+        static var beginsNoPacket: UInt32 { @_noLocks get { 1 << 2 } }
+    }
 
     /// Bits of the control register. Those that start something clear themselves.
     enum Control {

@@ -104,16 +104,24 @@ extension ReceiveChannel {
         if filled != before { lastArrival = context.clock.now() }
     }
 
-    /// Takes over all that was delivered, as a packet that was cut off if it is none.
-    mutating func closeStreamPacket() {
+    /// Takes over all that was delivered, as a part of a packet; what there is no slot for is discarded.
+    mutating func takeUntold() {
         guard var stream else { return }
         if let fault = stream.follow(.receiveCounter) { return refuse(fault) }
         self.stream = stream
-        if packetStart < stream.controller, filled &- released < UInt64(Self.slotCount) &- 2 {
-            addChunk(stream, upTo: stream.controller, end: .eep)
+        if chunked < stream.controller, filled &- released < UInt64(Self.slotCount) &- 2 {
+            addChunk(stream, upTo: stream.controller, end: .none)
         }
-        packetStart = stream.controller
+        let rest = stream.controller - chunked
+        counters.arrivedBytes += rest
+        counters.discardedBytes += rest
         chunked = stream.controller
+    }
+
+    /// Whether the card has delivered bytes whose place in packets it has not told.
+    var isUntold: Bool {
+        guard case .system = engine, let stream else { return false }
+        return packetStart != stream.controller
     }
 
     /// Adds bytes to those that can be read, cut where the buffer ends.
@@ -125,10 +133,7 @@ extension ReceiveChannel {
             slot.length = min(Int(truncatingIfNeeded: position &- chunked), stream.byteCount &- place)
             chunked &+= UInt64(slot.length)
             if chunked == position { slot.end = end }
-            slots[self.place(filled)] = slot
-            available &+= slot.length
-            counters.arrivedBytes &+= UInt64(slot.length)
-            filled &+= 1
+            take(slot)
         } while chunked < position
     }
 

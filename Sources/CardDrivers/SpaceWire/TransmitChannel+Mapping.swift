@@ -22,6 +22,8 @@ struct TransmitMapping {
     var call = 0
     /// The transaction of the current write.
     var slot = 0
+    /// The most map registers a transfer of the current write has used.
+    var mapRegisters = 0
     /// Transactions whose transfer the card has ended, a bit for each.
     var ended: UInt32 = 0
     /// Transactions that are to end with their present transfer.
@@ -57,7 +59,7 @@ extension TransmitChannel {
         context?.deferred.pointee.queue(mapping.call)
         if case .begun = mapping.phase { mapping.cut |= 1 &<< UInt32(mapping.slot) }
         mapping.phase = .wanted
-        guard record.pointee.accumulated > 0, let ring, let context, !isHeld else { return }
+        guard record.pointee.accumulated > 0, let ring, let context else { return }
         // The card may come to this end only after the driver has been told of the transfer before: a barrier that waits for it
         // has to be told too.
         let flags = SpaceWireLayout.Descriptor.eop | SpaceWireLayout.Descriptor.interrupt
@@ -67,7 +69,8 @@ extension TransmitChannel {
         accept(record, .none, byteCount: record.pointee.accumulated)
         counters.requests &+= 1
         counters.acceptedBytes &+= UInt64(record.pointee.accumulated)
-        context.ring(SpaceWireLayout.Control.transmitStart)
+        // While the ring is taken back, what is in it will be counted as lost.
+        if !isHeld { context.ring(SpaceWireLayout.Control.transmitStart) }
     }
 }
 
@@ -115,6 +118,7 @@ extension TransmitChannel {
         }
         mapping.slot = slot
         mapping.phase = .begun
+        if record.pointee.accumulated == 0 { mapping.mapRegisters = 0 }
         // A write that was held in its middle goes on there.
         let offset = record.pointee.accumulated
         return MappingJob(payload: payload + offset, byteCount: record.pointee.length - offset)
@@ -162,6 +166,7 @@ extension TransmitChannel {
             }
         }
         record.pointee.accumulated = record.pointee.accumulated + list.byteCount
+        mapping.mapRegisters = max(mapping.mapRegisters, list.mapRegisterCount)
         record.pointee.driverContext.0 = record.pointee.driverContext.0 + UInt64(tail - first)
         if isLast { accept(record, .none) }
         marks[Int(truncatingIfNeeded: tail - 1) & (Self.ringCount - 1)].transaction = UInt8(slot + 1)
@@ -175,7 +180,7 @@ extension TransmitChannel {
         note(record, mdl, Int(record.pointee.driverContext.0))
         plan.transfers = transaction.transferCount
         plan.bouncedBytes = transaction.bouncedBytes
-        plan.mapRegisters = max(list.mapRegisterCount, transaction.transferCount > 1 ? plan.mapRegisters : 0)
+        plan.mapRegisters = mapping.mapRegisters
         record.pointee.driverContext = (0, 0)
         record.pointee.accumulated = 0
         current = nil

@@ -47,6 +47,8 @@ extension TransmitChannel {
         marks.update(repeating: TransmitMark(), count: Self.ringCount)
         head = 0
         tail = 0
+        taken.sent = counters.sentBytes
+        if context.isFullCard { taken.base = context.window.load32(SpaceWireLayout.bytesTaken) }
         if case .system = engine {
             stream = startStream?()
             context.ring(SpaceWireLayout.Control.transmitStart)
@@ -57,6 +59,9 @@ extension TransmitChannel {
             SpaceWireLayout.txDescriptorPointer
         )
     }
+
+    /// Takes no other write; the one that has begun goes on.
+    mutating func close() { writes.stop() }
 
     /// Lets nothing new into the ring.
     mutating func hold() {
@@ -80,12 +85,17 @@ extension TransmitChannel {
         reap()
         var lost: UInt64 = 0
         let wasOpen = head != tail
+        // What the card took of the oldest request is with the far end: it is sent, and the rest is lost.
+        var part = partTaken
         while head != tail {
             let mark = marks[Int(truncatingIfNeeded: head) & (Self.ringCount - 1)]
             head += 1
             guard mark.sequence != 0 else { continue }
-            lost += UInt64(mark.byteCount)
-            mark.stream?.pointee.lose(UInt64(mark.byteCount), of: mark.generation, status, cause)
+            let sent = min(part, UInt64(mark.byteCount))
+            part -= sent
+            counters.sentBytes += sent
+            lost += UInt64(mark.byteCount) - sent
+            mark.stream?.pointee.lose(UInt64(mark.byteCount) - sent, of: mark.generation, status, cause)
             done = mark.sequence
             giveBack(mark)
         }
@@ -95,8 +105,8 @@ extension TransmitChannel {
         failBarriers(status, cause)
         restartRing()
         if endPacket, wasOpen, case .system = engine {
-            // A piece without bytes that ends the packet; the core has no other way to send an end marker.
-            context?.window.store32(1 << 31, SpaceWireLayout.slaveSend)
+            // A piece without bytes that ends the packet in error.
+            context?.window.store32(1 << 30, SpaceWireLayout.slaveSend)
             context?.ring(SpaceWireLayout.Control.transmitStart)
         } else if endPacket, wasOpen, let ring, let context {
             // The receiver has the beginning of a packet that will not go on: only an end marker closes it.
@@ -150,12 +160,42 @@ extension TransmitChannel {
         failBarriers(status, cause)
     }
 
-    /// Requests the card has and has not finished.
+    /// What was counted so far, and the bytes accepted that the card has still to take, which add up: one look, with the lock
+    /// held.
+    func account() -> (counters: TransmitCounters, waiting: UInt64) {
+        var waiting: UInt64 = 0
+        var entry = head
+        while entry != tail {
+            let mark = marks[Int(truncatingIfNeeded: entry) & (Self.ringCount - 1)]
+            if mark.sequence != 0 { waiting += UInt64(mark.byteCount) }
+            entry += 1
+        }
+        return (counters, waiting)
+    }
+
+    /// Bytes of requests the card has not finished that it has taken, where it counts them.
+    private var partTaken: UInt64 {
+        guard let context, head != tail else { return 0 }
+        let finished = UInt32(truncatingIfNeeded: counters.sentBytes - taken.sent)
+        let limit = Int(account().waiting) + (current?.pointee.accumulated ?? 0)
+        return UInt64(context.bytes(SpaceWireLayout.bytesTaken, since: taken.base &+ finished, limit: limit) ?? 0)
+    }
+
+    /// Bytes that the card was seen to have taken since the device was added, parts of requests included. Only rises, and not
+    /// beyond what was accepted, whatever the card says.
+    var bytesMoved: UInt64 {
+        mutating get {
+            taken.seen = max(taken.seen, counters.sentBytes + partTaken)
+            return taken.seen
+        }
+    }
+
+    /// Writes the card has and has not finished, and one that has begun.
     var unsentRequests: UInt64 {
         mutating get {
             reap()
             settle()
-            return accepted - done
+            return accepted - done + (current == nil ? 0 : 1)
         }
     }
 
@@ -177,9 +217,17 @@ extension TransmitChannel {
         reap()
         settle()
         expireClosing()
+        if let context, context.clock.now() >= lastProgress &+ ChannelContext.lookInterval / 2 { followBytes() }
         let stall = self.stall
         setTimer()
         return stall
+    }
+
+    /// Takes bytes for progress that the card has taken of a request it has not finished.
+    mutating func followBytes() {
+        guard let context, context.policy.transmitTimeout != 0, head != tail, !isHeld else { return }
+        let before = max(taken.seen, counters.sentBytes)
+        if bytesMoved > before { lastProgress = context.clock.now() }
     }
 
     /// Whether the card has had a descriptor for the time allowed and did nothing.

@@ -81,6 +81,9 @@ struct TransmitChannel: ~Copyable {
     var fault: CardFault?
 
     var lastProgress: UInt64 = 0
+    /// What the card's counter of bytes and that of bytes sent showed when the ring was started, and the most bytes that were seen
+    /// to have been taken since the device was added, parts of requests included.
+    var taken = (base: UInt32(0), sent: UInt64(0), seen: UInt64(0))
     var isTimerSet = false
     var call = 0
     /// What the service routine reads.
@@ -100,20 +103,6 @@ struct TransmitChannel: ~Copyable {
     deinit {
         marks.deallocate()
     }
-}
-
-/// What went through the transmitter since the device was added.
-struct TransmitCounters {
-    var requests: UInt64 = 0
-    var acceptedBytes: UInt64 = 0
-    var sentBytes: UInt64 = 0
-    var sentRequests: UInt64 = 0
-    var lostBytes: UInt64 = 0
-    var bufferedRequests: UInt64 = 0
-    var directRequests: UInt64 = 0
-    var timeouts: UInt64 = 0
-    var recoveries: UInt64 = 0
-    var cardErrors: UInt64 = 0
 }
 
 // MARK: - The path of a write
@@ -435,8 +424,10 @@ extension TransmitChannel {
         }
     }
 
-    /// Takes out a request that a cancel has claimed. Does not wait.
+    /// Takes out a request that a cancel has claimed, and ends it: with the bytes that were accepted of it, or with the failure it
+    /// names. Does not wait.
     @_noLocks mutating func withdraw(_ record: UnsafeMutablePointer<RequestRecord>) {
+        let bytes = record.pointee.accumulated
         if current == record {
             if mapping.isOn { cutCurrent(record) }
             current = nil
@@ -446,6 +437,11 @@ extension TransmitChannel {
         } else {
             writes.remove(record)
         }
+        if bytes > 0 {
+            decided.add(record, .success, information: bytes)
+        } else {
+            decided.add(record, record.pointee.status, cause: record.pointee.cause)
+        }
         settle()
     }
 
@@ -453,8 +449,8 @@ extension TransmitChannel {
     @_noLocks mutating func isWritable() -> Bool {
         reap()
         settle()
-        if mapping.isOn { return current == nil && !isHeld && head == tail }
-        return current == nil && !isHeld && postedBuffers < Self.maximumPostedBuffers
+        if mapping.isOn { return current == nil && !isHeld && writes.isStarted && head == tail }
+        return current == nil && !isHeld && writes.isStarted && postedBuffers < Self.maximumPostedBuffers
             && (ring?.count ?? 0) &- Int(tail &- head) >= 32
     }
 

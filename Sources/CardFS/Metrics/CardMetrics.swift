@@ -33,7 +33,9 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
     add("daemon_process_id", .gauge, "The process that serves the mount.", UInt64(getpid()))
     add("up", .gauge, "Whether the card is started and in D0.", state.pnp == .started && state.power == .d0 ? 1 : 0)
     if let dma = device.dma {
-        for counter in dma.counters { add(counter.name, .counter, counter.help, counter.value) }
+        for counter in dma.counters {
+            add(counter.name, counter.name.hasSuffix("_total") ? .counter : .gauge, counter.help, counter.value)
+        }
     }
     add("interrupts_total", .counter, "Interrupts the card raised.", device.interrupt.pointee.log.totalCount)
     add(

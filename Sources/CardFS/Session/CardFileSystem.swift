@@ -184,8 +184,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         poll.destroyAll()
         guard let entry = mount.pointee.entry else { return }
         for record in device.pool.pointee.claimWaiting() {
-            chw_entry_withdraw(entry, record)
-            endEarly(mount, record, .deviceNotConnected, .gone)
+            endEarly(entry, record, .deviceNotConnected, .gone)
         }
     }
 

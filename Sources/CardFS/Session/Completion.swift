@@ -117,23 +117,17 @@ func cancelRequest(_ request: fuse_req_t?, _ data: UnsafeMutableRawPointer?) {
     let cookie = UInt64(UInt(bitPattern: data))
     guard case .claimed = mount.pointee.pool.pointee.cancel(cookie), let entry = mount.pointee.entry else { return }
     let record = mount.pointee.pool.pointee.record(at: cookie)
-    chw_entry_withdraw(entry, record)
-    endEarly(mount, record, .cancelled, .interrupted)
+    endEarly(entry, record, .cancelled, .interrupted)
 }
 
-/// Ends a request that was taken back from the driver: with the bytes it has got so far, or with the failure.
+/// Has the driver end a request that was claimed: with the bytes it has got so far, which the driver counts, or with the failure.
 func endEarly(
-    _ mount: UnsafeMutablePointer<MountState>,
+    _ entry: UnsafePointer<chw_entry_points>,
     _ record: UnsafeMutablePointer<RequestRecord>,
     _ status: Status,
     _ cause: FailureCause
 ) {
-    let count = record.pointee.accumulated
-    if count > 0 {
-        record.pointee.segments[0] = Segment(iov_base: record.pointee.payload, iov_len: count)
-        record.pointee.segmentCount = 1
-        IORequest(taking: record, of: mount.pointee.pool).complete(.success, information: count)
-    } else {
-        IORequest(taking: record, of: mount.pointee.pool).complete(status, cause: cause)
-    }
+    record.pointee.status = status
+    record.pointee.cause = cause
+    chw_entry_withdraw(entry, record)
 }

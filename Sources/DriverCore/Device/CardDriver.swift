@@ -60,8 +60,8 @@ public protocol CardDriver: AnyObject {
     /// Stops queues and engines; what the card still had is aborted and accounted for (EvtDeviceSelfManagedIoSuspend).
     func suspendIO()
 
-    /// Begins nothing new and waits until the card has finished what it has, so that it can stop without a loss
-    /// (EvtDeviceQueryStop). Throws ``Status/deviceBusy`` with what is in the way, or ``Status/cancelled``; then
+    /// Begins nothing new and waits until the card has finished what it has, so that it can stop, or sleep where
+    /// ``Device/departure`` says so, without a loss (EvtDeviceQueryStop). Throws ``Status/deviceBusy`` with what is in the way, or ``Status/cancelled``; then
     /// ``cancelStop()`` follows. The wait is bounded.
     func queryStop(_ cancellation: Cancellation) throws(StatusError)
 
@@ -138,7 +138,10 @@ public protocol DMAControl: AnyObject {
     /// The sentence for a request that failed.
     func sentence(for cause: FailureCause, kind: RequestKind) -> String
 
-    /// Counters of the driver, for the metrics file: name, help, value.
+    /// Counters of the driver, for the metrics file: name, help, value. Names that end in `_total` only rise. Those of a direction
+    /// are taken at one moment, so that they add up: `tx_accepted_bytes_total` is `tx_sent_bytes_total`, `tx_lost_bytes_total` and
+    /// `tx_waiting_bytes`; `rx_arrived_bytes_total` is `rx_read_bytes_total`, `rx_discarded_bytes_total` and `rx_waiting_bytes`.
+    /// Bytes count as read once it is decided that a reader gets them, copied or lent.
     var counters: [(name: String, help: String, value: UInt64)] { get }
 
     /// Whether mapped reads are served.

@@ -56,8 +56,7 @@ extension Device {
         lock.lock()
         defer { lock.unlock() }
         guard let driver, state == (.started, .d0) else { throw notReady("suspend") }
-        try quiesce(driver, cancellation)
-        departure = .suspend
+        try quiesce(driver, .suspend, cancellation)
         powerDown(driver)
         // A card that cannot be told is off all the same as far as requests are concerned.
         try? function.setPowerState(3)
@@ -230,12 +229,14 @@ extension Device {
     }
 
     /// Asks the driver whether the card can stop, which takes the time the card needs to finish.
-    func quiesce(_ driver: any CardDriver, _ cancellation: Cancellation) throws(StatusError) {
+    func quiesce(_ driver: any CardDriver, _ departure: Departure, _ cancellation: Cancellation) throws(StatusError) {
+        self.departure = departure
         setState(.stopPending, .d0)
         do {
             try driver.queryStop(cancellation)
         } catch {
             driver.cancelStop()
+            self.departure = .none
             setState(.started, .d0)
             throw error
         }
@@ -245,7 +246,7 @@ extension Device {
     func halt(_ cancellation: Cancellation, _ command: String) throws(StatusError) {
         guard let driver, state.pnp == .started else { throw notReady(command) }
         let wasInD0 = state.power == .d0
-        if wasInD0 { try quiesce(driver, cancellation) }
+        if wasInD0 { try quiesce(driver, .stop, cancellation) }
         departure = .stop
         if wasInD0 { powerDown(driver) }
         release(driver)

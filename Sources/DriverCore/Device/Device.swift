@@ -55,7 +55,7 @@ public final class Device: @unchecked Sendable {
 
     /// Held by whoever changes the state.
     let lock: Lock
-    /// Why the card is being taken out of D0, or was; guarded by `lock`, and for the driver's callbacks.
+    /// Why the card is to be taken out of D0, is being, or was; guarded by `lock`, and for the driver's callbacks.
     public internal(set) var departure = Departure.none
     /// What the platform wrote into the configuration header when the card was last prepared; guarded by `lock`.
     var snapshot: ConfigurationSnapshot?

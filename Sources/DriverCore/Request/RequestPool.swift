@@ -18,7 +18,7 @@ public struct RequestPool: ~Copyable {
 
     /// What became of a cancel.
     public enum CancelOutcome: Sendable {
-        /// The request was waiting: the caller now owns it, must withdraw it from the driver and complete it.
+        /// The request was waiting: the caller now owns it, says in it why it ends, and has the driver withdraw it.
         case claimed
         /// The driver holds it and will see the mark.
         case noted
@@ -127,7 +127,7 @@ public struct RequestPool: ~Copyable {
 }
 
 extension RequestPool {
-    /// Claims every request that waits, for a mount that ends. The caller withdraws and completes them.
+    /// Claims every request that waits, for a mount that ends. The caller has the driver withdraw them.
     public func claimWaiting() -> [UnsafeMutablePointer<RequestRecord>] {
         (0..<capacity).compactMap { index in
             let record = records + index

@@ -78,6 +78,8 @@ public enum FailureCause: UInt8, Sendable {
     case ringHeld
     /// With this engine the ring cannot be lent.
     case ringNotLent
+    /// What was being read was cut before its end: what comes next does not continue it.
+    case packetCut
     /// The request was dropped without an answer: a defect of a driver.
     case dropped
 }
