@@ -88,6 +88,33 @@ extension MountTests {
             )
         }
 
+        @Test func `room that a command makes is told to who polls`() async throws {
+            let card = try MountedCard("receiver=64K,linger=0")
+            await card.check(
+                """
+                def loop(fd):
+                    loop = select.epoll(); loop.register(fd, select.EPOLLOUT | select.EPOLLET)
+                    return loop
+                def fill(fd):
+                    while True:
+                        try: os.write(fd, bytes(65536))
+                        except BlockingIOError: return
+                fd = opened("dma/tx", os.O_WRONLY | os.O_NONBLOCK)
+                edges = loop(fd)
+                assert edges.poll(5)
+                fill(fd)
+                while edges.poll(0.5): fill(fd)
+                write("ctl", "flush")
+                assert edges.poll(10), "flush"
+                write("ctl", "suspend")
+                asleep = loop(opened("dma/tx", os.O_WRONLY))
+                assert not asleep.poll(0.3)
+                write("ctl", "resume")
+                assert asleep.poll(10), "resume"
+                """
+            )
+        }
+
         @Test func `state is readable until it has been read, and again after each change`() async throws {
             let card = try MountedCard()
             await card.check(

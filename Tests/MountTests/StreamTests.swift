@@ -124,7 +124,8 @@ extension MountTests {
             )
         }
 
-        @Test func `the streams cannot be sought, and have sizes that nothing passes or nobody waits for`() async throws {
+        @Test func `the streams cannot be sought, and have sizes that nothing passes or nobody waits for`() async throws
+        {
             let card = try MountedCard()
             await card.check(
                 """

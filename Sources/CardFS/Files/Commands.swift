@@ -57,6 +57,7 @@ final class Commands: @unchecked Sendable {  // guarded by `lock`
             var failure: FileError?
             do throws(FileError) { try body(cancellation) } catch { failure = error }
             _ = lock.locked { entries.removeValue(forKey: id) }
+            fileSystem.readinessMayHaveChanged()
             if let failure {
                 fileSystem.fail(caller.request, node, failure.code, failure.sentence)
             } else {

@@ -172,7 +172,9 @@ extension CardFileSystem {
     func closeFile(_ number: UInt64) {
         let handle = mount.pointee.handles.pointee[number]
         if handle.pointee.kind.concernsCard { wakeLatency?.closed() }
-        poll.forget(number)
+        if mount.pointee.handles.pointee.marks(of: number).pointee.isPolled.load(ordering: .acquiring) {
+            poll.forget(number)
+        }
         if let stream = handle.pointee.stream {
             if handle.pointee.kind == .receive { device.dma?.streamClosed(stream) }
             device.streams.close(stream)

@@ -91,6 +91,12 @@ extension CardFileSystem {
             poll.notifyAll()
             return 0
         default:
+            // Somebody else may have taken what came: those who wait for it go on waiting.
+            if happening != .state, let entry = mount.pointee.entry,
+                chw_entry_readiness(entry, happening == .room ? 0 : 1) == 0
+            {
+                return 0
+            }
             // A few loops that move data are what the card is for; more of them share what a crowd may take.
             let woken = poll.notify(happening, PollTable.events(happening))
             return woken > 8 ? UInt64(woken - 8) * Notifier.rest : 0

@@ -140,6 +140,7 @@ extension CardFileSystem {
                 fail(request, id, error.code, error.sentence)
                 return
             }
+            readinessMayHaveChanged()
             _ = fuse_reply_write(request, count)
             return
         }

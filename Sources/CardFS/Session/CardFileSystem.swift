@@ -172,8 +172,15 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     private func stateChanged() {
         poll.countStateChange()
         notifier.raise(.state)
+        readinessMayHaveChanged()
         let removals = device.removals.pointee.load(ordering: .acquiring)
         if seenRemovals.exchange(removals, ordering: .relaxed) != removals { notifier.raise(.removal) }
+    }
+
+    /// What a command or another file's text does to a stream, no interrupt of the card's tells: those who poll it look again.
+    func readinessMayHaveChanged() {
+        notifier.raise(.room)
+        notifier.raise(.arrival)
     }
 
     /// Answers every request that waits, so that the mount can end: ENODEV.
