@@ -5,7 +5,7 @@ import PCIBus
 
 /// What a file says line by line for as long as somebody reads it.
 protocol LineSource: Sendable {
-    /// Lines from a cursor on, about as many as fit into a read of `size` bytes, and moves the cursor behind them; nil when
+    /// Lines from a cursor on, about as many as fit into a read of `size` bytes and some for those that follow, and moves the cursor behind them; nil when
     /// there is none now.
     func lines(_ fileSystem: CardFileSystem, _ handle: UnsafeMutablePointer<Handle>, _ size: Int) -> String?
     /// The number the next line will have.
@@ -31,12 +31,25 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         var size: Int
     }
 
+    /// Lines that are made at once for reads that take less than one.
+    static let batch = 64
+
+    /// The lines that were made last: those who have caught up ask for the same ones.
+    private struct Lines {
+        var text = ""
+        var cursor: UInt64 = 0
+        var size = 0
+        var end: UInt64 = 0
+    }
+
     private let lock = Lock()
     private var waiters: [UInt: Waiter] = [:]
     /// Readers about to wait, whose signals are awaited already.
     private var registering: Set<UInt> = []
     private var nextID: UInt
     private let source: any LineSource
+    private let lineLock = Lock()
+    private var newest = Lines()  // guarded by `lineLock`
     private let attentionLock = Lock()
     /// The next line will be told; guarded by `attentionLock`.
     private var isAttentive = false
@@ -50,6 +63,7 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
     deinit {
         lock.destroy()
         attentionLock.destroy()
+        lineLock.destroy()
     }
 
     /// Answers a read, or lets it wait for the next line.
@@ -57,9 +71,10 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         let handle = fileSystem.mount.pointee.handles.pointee[number]
         let isNonblocking = flags & O_NONBLOCK != 0
         let isLast = isDead(fileSystem, handle) || source.isAtEnd(fileSystem)
-        if isLast || isNonblocking || maySkipRound(fileSystem, handle, number, size),
+        if isLast || isNonblocking || maySkipRound(fileSystem, handle, number),
             let bytes = next(fileSystem, number, size)
         {
+            if !isNonblocking { fileSystem.notifier.lengthen(source.happening, Self.rest(1, bytes.count)) }
             if bytes.count < size { fileSystem.armAgain(number) }
             _ = cfuse_reply_bytes(request, bytes, bytes.count)
             return
@@ -131,16 +146,19 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         fileSystem.notifier.raise(source.happening)
     }
 
-    /// Whether a read is answered without waiting for a round: with the rest of a line, because it is far behind, or because
-    /// nobody was woken for some time.
+    /// Whether a read is answered without waiting for a round: with the rest of a line, or because nobody was woken for some time.
     private func maySkipRound(
         _ fileSystem: CardFileSystem,
         _ handle: UnsafeMutablePointer<Handle>,
-        _ number: UInt64,
-        _ size: Int
+        _ number: UInt64
     ) -> Bool {
         let backlog = backlog(fileSystem, handle, number)
-        return backlog > min(4096, max(64, size / 32)) || backlog > 0 && fileSystem.notifier.mayBegin(source.happening)
+        return backlog == .max || backlog > 0 && fileSystem.notifier.mayBegin(source.happening)
+    }
+
+    /// How long to rest after so many were woken with so many bytes, in nanoseconds: some twenty times what it took the machine.
+    private static func rest(_ woken: Int, _ bytes: Int) -> UInt64 {
+        UInt64(woken) * Notifier.rest + UInt64(bytes) * 10
     }
 
     /// Lines for an open file now; more than any read asks for when a part of a line is left.
@@ -184,11 +202,12 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
     }
 
     /// Answers those who wait and for whom there is something now, and wakes those who poll. On the notifier's thread; answers
-    /// how many programs that woke.
-    func serve(_ fileSystem: CardFileSystem) -> Int {
+    /// how long to rest.
+    func serve(_ fileSystem: CardFileSystem) -> UInt64 {
         let end = source.end(fileSystem)
         let isAtEnd = source.isAtEnd(fileSystem)
         var woken = 0
+        var given = 0
         for id in lock.locked({ waiters.keys.sorted() }) {
             // Who is not served stays in the list throughout, where a signal finds it. The lock is held for one at a time: a
             // thread that serves requests waits for it.
@@ -204,6 +223,7 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
             fileSystem.device.watchPresence(false)
             _ = cfuse_reply_bytes(request, bytes, bytes.count)
             woken += 1
+            given += bytes.count
         }
         woken += fileSystem.poll.notify(source.happening, PollTable.events(source.happening))
         if lock.locked({ !waiters.isEmpty }) || fileSystem.poll.isAwaited(source.happening) {
@@ -213,7 +233,7 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
                 fileSystem.notifier.raise(source.happening)
             }
         }
-        return woken
+        return Self.rest(woken, given)
     }
 
     /// A signal for a reader.
@@ -244,7 +264,7 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         let handle = handles.pointee[number]
         return handles.pointee.lock(for: number).locked {
             if handle.pointee.textLength == 0 {
-                guard let text = source.lines(fileSystem, handle, size) else { return nil }
+                guard let text = lines(fileSystem, handle, size) else { return nil }
                 setText(handle, text)
             }
             guard let text = handle.pointee.text else { return nil }
@@ -254,6 +274,24 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
             if handle.pointee.textLength > 0 { memmove(text, text + count, handle.pointee.textLength) }
             return bytes
         }
+    }
+}
+
+extension LineReaders {
+    /// Lines from the cursor of an open file on, made once for all who stand there.
+    private func lines(_ fileSystem: CardFileSystem, _ handle: UnsafeMutablePointer<Handle>, _ size: Int) -> String? {
+        // Of a card that was removed not all that is there is given.
+        if isDead(fileSystem, handle) { return source.lines(fileSystem, handle, size) }
+        let cursor = handle.pointee.cursor
+        let known = lineLock.locked { newest }
+        if !known.text.isEmpty, known.cursor == cursor, known.size == size {
+            handle.pointee.cursor = known.end
+            return known.text
+        }
+        guard let text = source.lines(fileSystem, handle, size) else { return nil }
+        let made = Lines(text: text, cursor: cursor, size: size, end: handle.pointee.cursor)
+        lineLock.locked { newest = made }
+        return text
     }
 }
 

@@ -7,7 +7,7 @@ import Synchronization
 struct InterruptLines: LineSource {
     func lines(_ fileSystem: CardFileSystem, _ handle: UnsafeMutablePointer<Handle>, _ size: Int) -> String? {
         var cursor = handle.pointee.cursor
-        var limit = UInt64(min(4096, size / 16 + 1))
+        var limit = UInt64(min(4096, max(LineReaders.batch, size / 16 + 1)))
         if fileSystem.isDead(handle) {
             // What came before the removal is still to be had, and nothing of the card's next life.
             let end = fileSystem.device.lastRemovalInterrupt.load(ordering: .acquiring)
@@ -44,7 +44,10 @@ struct InterruptLines: LineSource {
 struct TraceLines: LineSource {
     func lines(_ fileSystem: CardFileSystem, _ handle: UnsafeMutablePointer<Handle>, _ size: Int) -> String? {
         var cursor = handle.pointee.cursor
-        let (entries, lost) = fileSystem.device.trace.pointee.read(from: &cursor, limit: min(1024, size / 64 + 1))
+        let (entries, lost) = fileSystem.device.trace.pointee.read(
+            from: &cursor,
+            limit: min(1024, max(LineReaders.batch, size / 64 + 1))
+        )
         handle.pointee.cursor = cursor
         guard !entries.isEmpty else { return nil }
         let driver = "\(fileSystem.device.driverName) at \(fileSystem.device.function.address)"

@@ -75,6 +75,12 @@ final class Notifier: @unchecked Sendable {  // guarded by `lock`
         }
     }
 
+    /// Puts the next round off after a waiter that was served without one.
+    func lengthen(_ happening: Happening, _ rest: UInt64) {
+        let next = chw_clock_nanoseconds(CLOCK_MONOTONIC) + rest
+        lock.locked { notBefore[happening] = max(next, notBefore[happening] ?? 0) }
+    }
+
     private func run(_ round: @Sendable (Happening) -> UInt64) {
         lock.lock()
         while !isEnding {

@@ -83,8 +83,8 @@ extension CardFileSystem {
     /// Tells everybody who waits that something happened; on the notifier's thread. Answers how long to rest.
     func round(_ happening: Happening) -> UInt64 {
         switch happening {
-        case .interrupt: return UInt64(interruptReaders.serve(self)) * Notifier.rest
-        case .trace: return UInt64(traceReaders.serve(self)) * Notifier.rest
+        case .interrupt: return interruptReaders.serve(self)
+        case .trace: return traceReaders.serve(self)
         case .removal:
             // Who waits for a card that was removed waits in vain.
             interruptReaders.endDead(self)
