@@ -1,6 +1,6 @@
 import CHardware
 import Glibc
-public import PCIBus
+import PCIBus
 
 /// How long the processors may take to wake (PM QoS): the kernel keeps to a number as long as it stands in
 /// `/dev/cpu_dma_latency`.
