@@ -1,5 +1,6 @@
 import CHardware
 import DriverCore
+import Glibc
 import PCIBus
 import Synchronization
 import Testing
@@ -121,6 +122,31 @@ private final class DeferredRig: @unchecked Sendable {  // words shared with the
         table.pointee.setTimer(call, start + 20_000_000)
         #expect(eventually { counter.runs.load(ordering: .sequentiallyConsistent) == 1 })
         #expect(clock.now() >= start + 20_000_000)
+        table.pointee.stop()
+        table.deinitialize(count: 1)
+        table.deallocate()
+    }
+
+    @Test func `a thread that sleeps for a late timer is woken for an earlier one`() throws {
+        let clock = Clock.monotonic()
+        let table = UnsafeMutablePointer<DeferredThread>.allocate(capacity: 1)
+        table.initialize(to: DeferredThread(clock: clock))
+        let counters = (0..<2).map { _ in DeferredRig.Counter() }
+        let calls = counters.map { counter in
+            table.pointee.register(context: Unmanaged.passUnretained(counter).toOpaque()) { context in
+                let counter = Unmanaged<DeferredRig.Counter>.fromOpaque(context).takeUnretainedValue()
+                counter.runs.wrappingAdd(1, ordering: .sequentiallyConsistent)
+            }
+        }
+        try DeferredThread.start(table, name: "dpc-test")
+        table.pointee.setTimer(calls[0], clock.now() + 3_600_000_000_000)
+        // It sleeps when it has looked at everything.
+        table.pointee.queue(calls[1])
+        #expect(eventually { counters[1].runs.load(ordering: .sequentiallyConsistent) == 1 })
+        usleep(10_000)
+        table.pointee.setTimer(calls[1], clock.now() + 1_000_000)
+        #expect(eventually { counters[1].runs.load(ordering: .sequentiallyConsistent) == 2 })
+        #expect(counters[0].runs.load(ordering: .sequentiallyConsistent) == 0)
         table.pointee.stop()
         table.deinitialize(count: 1)
         table.deallocate()

@@ -36,6 +36,19 @@ import Testing
         #expect(device.stateText == "pnp Started\npower D0\n" && function.command & 6 == 6)
     }
 
+    @Test(arguments: [(32, true), (20, false)])
+    func `the card is given the payload memory if it reaches it beside its own buffers`(bits: Int, isGiven: Bool) throws
+    {
+        class Narrow: FakeDriver {
+            override class var dmaDescription: DeviceDescription? {
+                DeviceDescription(addressWidth: 20, scatterGather: true, maximumLength: 1 << 16, alignment: 4)
+            }
+        }
+        let device = try makeDevice(FakeFunction(), drivers: [bits == 20 ? Narrow.self : FakeDriver.self])
+        try device.start()
+        #expect((device.arenaBuffer != nil) == isGiven)
+    }
+
     @Test func `from the start on, a common buffer is one page at most`() throws {
         let (_, device) = try added()
         // The driver took one of two pages when it prepared the hardware, as it does again after a stop.

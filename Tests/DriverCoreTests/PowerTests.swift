@@ -206,6 +206,69 @@ import Testing
         #expect(device.state == (.started, .d0))
     }
 
+    @Test func `a card that leaves once more is missed once more`() throws {
+        let (function, device) = try device(in: .working)
+        for _ in 0..<3 {
+            function.leave()
+            device.reportMissing()
+            #expect(eventually { device.state == (.surpriseRemoved, .d3) })
+            device.worker.drain()
+            function.comeBack()
+            try device.start()
+            #expect(device.state == (.started, .d0))
+        }
+    }
+
+    @Test func `a slot that cannot be had is told from one that is empty`() throws {
+        for command in [Command.start, .reset] {
+            let (function, device) = try device(in: .removed)
+            function.failing = ["reclaim"]
+            #expect(status { () throws(StatusError) in try run(command, device) } == .ioDeviceError)
+            function.failing = []
+            function.leave()
+            #expect(status { () throws(StatusError) in try run(command, device) } == .deviceNotConnected)
+            #expect(device.state == (.removed, .d3))
+        }
+    }
+
+    @Test func `commands of several threads are carried out one after the other`() throws {
+        let function = FakeFunction()
+        let device = try makeDevice(function)
+        try device.start()
+        function.trace.clear()
+        let loops: [[Command]] = [[.suspend, .resume], [.stop, .start], [.reset]]
+        let threads = loops.map { commands in
+            Thread(name: "commands") { [self] in
+                for _ in 0..<30 {
+                    for command in commands { _ = status { () throws(StatusError) in try run(command, device) } }
+                }
+            }
+        }
+        for thread in threads { thread.join() }
+        // Where the driver was led, callback by callback.
+        var isPrepared = true
+        var isInD0 = true
+        for callback in function.trace.all {
+            switch callback {
+            case "prepareHardware":
+                #expect(!isPrepared && !isInD0)
+                isPrepared = true
+            case "releaseHardware":
+                #expect(isPrepared && !isInD0)
+                isPrepared = false
+            case "d0Entry":
+                #expect(isPrepared && !isInD0)
+                isInD0 = true
+            case "d0Exit":
+                #expect(isPrepared && isInD0)
+                isInD0 = false
+            case "queryStop", "suspendIO", "startIO", "master on", "enableInterrupts": #expect(isInD0)
+            default: break
+            }
+        }
+        #expect(device.state.power == (isInD0 ? .d0 : .d3) && (device.state.pnp == .stopped) == !isPrepared)
+    }
+
     @Test func `what the bus tells is carried out: a release request removes, a removal is one`() throws {
         for (event, target) in [(FunctionEvent.releaseRequested, PnPState.removed), (.removed, .surpriseRemoved)] {
             let (function, device) = try device(in: .working)
@@ -228,7 +291,9 @@ import Testing
         let (function, device) = try device(in: .working)
         function.eventSink?(.errorReported)
         device.worker.drain()
-        #expect(device.lastTransferFailure?.cause.contains("uncorrectable error") == true)
+        let failure = try #require(device.lastTransferFailure)
+        #expect(failure.cause.contains("uncorrectable error") && failure.status == .ioDeviceError)
+        #expect(failure.bytesDone == 0 && failure.bytesLost == 0)
         #expect(device.state == (.started, .d0))
     }
 

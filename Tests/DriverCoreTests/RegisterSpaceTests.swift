@@ -232,6 +232,15 @@ import Testing
         #expect(read(0, 0, .long).0 == .gone)
     }
 
+    @Test(arguments: [(UInt8(0x5a), 0), (0, 1), (0xff, 1)])
+    func `a run asks once whether the card is there, if any word of it is suspicious`(byte: UInt8, questions: Int) {
+        function.bars[0]!.bytes.replaceSubrange(72..<76, with: [byte, byte, byte, byte])
+        var bytes = [UInt8](repeating: 1, count: 16)
+        #expect(registers.pointee.read(bar: 0, offset: 64, into: &bytes, byteCount: 16) == .none)
+        #expect(function.vendorReads == questions && bytes == Array(function.bars[0]!.bytes[64..<80]))
+        #expect(function.bars[0]!.accesses == ["r4@64", "r4@68", "r4@72", "r4@76"])
+    }
+
     @Test func `a stop takes nothing away while an access is under way`() throws {
         let bar = try #require(function.bars[0])
         let (inside, early) = (Cancellation(), Cancellation())

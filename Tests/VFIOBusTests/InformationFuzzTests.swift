@@ -98,4 +98,92 @@ private final class ChanceKernel: VFIOKernel, @unchecked Sendable {  // used by 
             #expect(iommu.pageSize.nonzeroBitCount == 1, "seed \(fuzz.seed)")
         }
     }
+
+    // MARK: Kernels that keep to the rules
+
+    /// A structure of `fixed` bytes with the place of its chain at `link`, and capabilities with their IDs behind it.
+    private func structure(fixed: Int, link: Int, flags: UInt32, _ words: [Int: UInt64], _ chain: [(UInt16, [UInt64])])
+        -> [UInt8]
+    {
+        var bytes = [UInt8](repeating: 0, count: fixed)
+        func put(_ value: UInt64, _ offset: Int, _ count: Int) {
+            for byte in 0..<count { bytes[offset + byte] = UInt8(truncatingIfNeeded: value >> UInt64(8 * byte)) }
+        }
+        put(UInt64(flags), 4, 4)
+        for (offset, value) in words { put(value, offset, 8) }
+        var place = link
+        for (id, content) in chain {
+            put(UInt64(bytes.count), place, 4)
+            place = bytes.count + 4
+            bytes += [UInt8](repeating: 0, count: 8 + 8 * content.count)
+            put(UInt64(id) | 1 << 16, place - 4, 4)
+            for (index, value) in content.enumerated() { put(value, place + 4 + 8 * index, 8) }
+        }
+        put(UInt64(bytes.count), 0, 4)
+        return bytes
+    }
+
+    @Test func `a region is what the kernel says, but for parts that lie outside`() {
+        var fuzz = Fuzz()
+        for _ in 0..<Fuzz.rounds(500) {
+            let size = UInt64(1 + fuzz.below(64)) << 12
+            var expected = RegionInformation(byteCount: size, fileOffset: UInt64(fuzz.below(9)) << 40)
+            let areas = (0..<fuzz.below(6)).map { _ in (UInt64(fuzz.below(70)) << 12, UInt64(fuzz.below(70)) << 12) }
+            expected.mappable = areas.filter { $0.1 > 0 && $0.0 + $0.1 <= size }.map {
+                .init(offset: $0.0, byteCount: $0.1)
+            }
+            let sparse = [UInt64(areas.count)] + areas.flatMap { [$0.0, $0.1] }
+            var chain: [(UInt16, [UInt64])] = [(UInt16(VFIO_REGION_INFO_CAP_SPARSE_MMAP), sparse)]
+            for _ in 0..<fuzz.below(3) { chain.insert((9, [fuzz.next()]), at: fuzz.below(chain.count + 1)) }
+            kernel.answer = structure(
+                fixed: MemoryLayout<vfio_region_info>.size,
+                link: 12,
+                flags: UInt32(VFIO_REGION_INFO_FLAG_MMAP | VFIO_REGION_INFO_FLAG_CAPS),
+                [16: size, 24: expected.fileOffset],
+                chain
+            )
+            #expect(RegionInformation(kernel, 0, index: 0) == expected, "seed \(fuzz.seed)")
+            // Without the flags the chain means nothing.
+            kernel.answer[4] = UInt8(VFIO_REGION_INFO_FLAG_MMAP)
+            expected.mappable = [.init(offset: 0, byteCount: size)]
+            #expect(RegionInformation(kernel, 0, index: 0) == expected, "seed \(fuzz.seed)")
+            kernel.answer[4] = UInt8(VFIO_REGION_INFO_FLAG_CAPS)
+            expected.mappable = []
+            #expect(RegionInformation(kernel, 0, index: 0) == expected, "seed \(fuzz.seed)")
+        }
+    }
+
+    @Test func `an IOMMU is what the kernel says, its ranges in order`() throws {
+        var fuzz = Fuzz()
+        for _ in 0..<Fuzz.rounds(500) {
+            let ranges = (0..<fuzz.below(5)).map { _ -> (UInt64, UInt64) in
+                let start = fuzz.number()
+                return (start, fuzz.once(in: 4) ? start : fuzz.number())
+            }
+            let left = UInt32(truncatingIfNeeded: fuzz.next())
+            let page = UInt64(1) << UInt64(12 + fuzz.below(10))
+            let list = ranges.flatMap { [$0.0, $0.1] }
+            var chain: [(UInt16, [UInt64])] = [
+                (UInt16(VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE), [UInt64(ranges.count)] + list)
+            ]
+            let tellsLeft = fuzz.once(in: 2)
+            if tellsLeft { chain.append((UInt16(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL), [UInt64(left)])) }
+            if fuzz.once(in: 2) { chain.insert((7, []), at: 0) }
+            kernel.answer = structure(
+                fixed: MemoryLayout<vfio_iommu_type1_info>.size,
+                link: 16,
+                flags: UInt32(VFIO_IOMMU_INFO_PGSIZES | VFIO_IOMMU_INFO_CAPS),
+                [8: page | 0x4000_0000],
+                chain
+            )
+            let iommu = try #require(IOMMUInformation(kernel, 0))
+            let expected = ranges.filter { $0.0 <= $0.1 }.map { $0.0...$0.1 }.sorted { $0.lowerBound < $1.lowerBound }
+            #expect(
+                iommu.ranges.map(\.lowerBound)
+                    == (expected.isEmpty ? [0x1000, 0xfef0_0000] : expected.map(\.lowerBound))
+            )
+            if !expected.isEmpty { #expect(Set(iommu.ranges) == Set(expected), "seed \(fuzz.seed)") }
+            #expect(iommu.pageSize == page && iommu.mappingsLeft == (tellsLeft ? left : nil), "seed \(fuzz.seed)")
+        }
+    }
 }
