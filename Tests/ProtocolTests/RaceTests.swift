@@ -99,7 +99,7 @@ import Testing
         let fault = try #require(function.controls.first { $0.name == "fault" }?.write)
         let rival = Rival { try? fault("none") }
         defer { rival.end() }
-        for round in 0..<400 {
+        for round in 0..<200 {
             try fault("hang-tx")
             #expect(try kernel.write(tx, pattern(10)) == 10)
             let told = kernel.notifications.count

@@ -68,6 +68,29 @@ import Testing
         #expect(try rig.function.readConfiguration(offset, .long) == old)
     }
 
+    /// The bits that PCI 3.0, PCI Power Management 1.2, PCI Express 2.0 and the card's BARs let be written; all others keep their
+    /// value. (Bit 15 of the device control register starts a reset and never reads 1.)
+    private static let writableBits: [Int: UInt32] = [
+        0x04: 0x0546, 0x0c: 0xff, 0x10: 0xfffc_0000, 0x14: .max, 0x18: 0xffff_f000, 0x20: 0xffff_f000, 0x3c: 0xff,
+        0x44: 0x3, 0x50: 0x0071_0000, 0x54: ~3, 0x58: .max, 0x5c: 0xffff, 0x68: 0x7fff, 0x70: 0xc8, 0x88: 0x1f,
+        0x90: 0xf, 0xb0: 0xc000_0000,
+    ]
+
+    @Test func `of all of configuration space, the bits that can be written are those of the specifications`() throws {
+        let rig = try Rig()
+        for offset in stride(from: 0, to: rig.function.configurationSize, by: 4) {
+            let old = try rig.function.readConfiguration(offset, .long)
+            let ones: UInt32 = offset == 0x68 ? ~(1 << 15) : .max
+            try rig.function.writeConfiguration(ones, offset, .long)
+            let high = try rig.function.readConfiguration(offset, .long)
+            try rig.function.writeConfiguration(0, offset, .long)
+            let low = try rig.function.readConfiguration(offset, .long)
+            #expect(high ^ low == Self.writableBits[offset] ?? 0, "0x\(String(offset, radix: 16))")
+            try rig.function.writeConfiguration(old, offset, .long)
+            #expect(try rig.function.readConfiguration(offset, .long) == old, "0x\(String(offset, radix: 16))")
+        }
+    }
+
     @Test func `without memory decoding nobody answers`() throws {
         let rig = try Rig()
         rig.bar0.store32(5, 0x108)
