@@ -38,7 +38,10 @@ extension PCIFunction {
     /// Puts the function into a power state by its power management capability, and waits the 10 ms it may take (PCI Bus Power
     /// Management Interface 1.2, 5.6.1). Does nothing to a function without the capability. `state` is 0 for D0, 3 for D3hot.
     public func setPowerState(_ state: UInt32) throws(BusError) {
-        guard let capability = try capability(ConfigurationSpace.Capability.powerManagement) else { return }
+        let id = ConfigurationSpace.Capability.powerManagement
+        guard let capability = try capability(id, byteCount: ConfigurationSpace.powerManagementByteCount) else {
+            return
+        }
         let offset = capability + ConfigurationSpace.powerManagementControl
         let old = try readConfiguration(offset, .word)
         guard old & 3 != state else { return }

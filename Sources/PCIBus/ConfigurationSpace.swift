@@ -45,6 +45,8 @@ public enum ConfigurationSpace {
 
     /// Where the power management capability has its control and status register (PMCSR), from the capability on.
     public static let powerManagementControl = 4
+    /// Bytes of the power management capability.
+    public static let powerManagementByteCount = 8
 
     /// Capability IDs.
     public enum Capability {
@@ -60,15 +62,16 @@ public enum ConfigurationSpace {
 }
 
 extension PCIFunction {
-    /// The offset of a capability in the list, or nil. Follows at most 48 links, since a broken card may make a circle.
-    public func capability(_ id: UInt8) throws(BusError) -> Int? {
+    /// The offset of a capability of at least `byteCount` bytes in the list, or nil. Follows at most 48 links, since a broken card
+    /// may make a circle; one that does not end before byte 256 is none.
+    public func capability(_ id: UInt8, byteCount: Int = 2) throws(BusError) -> Int? {
         let status = try readConfiguration(ConfigurationSpace.status, .word)
         guard status & 0x10 != 0, status != 0xffff else { return nil }
         var offset = Int(try readConfiguration(ConfigurationSpace.capabilitiesPointer, .byte)) & ~3
         for _ in 0..<48 {
             guard offset >= 0x40 else { return nil }
             let header = try readConfiguration(offset, .word)
-            if UInt8(truncatingIfNeeded: header) == id { return offset }
+            if UInt8(truncatingIfNeeded: header) == id { return offset + byteCount <= 0x100 ? offset : nil }
             offset = Int(header >> 8) & ~3
         }
         return nil

@@ -31,6 +31,24 @@ public struct BaseAddressRegister: Hashable, Sendable {
         self.address = address
         self.byteCount = byteCount
     }
+
+    /// The most bytes a BAR may have here: more than any machine has room for, and few enough to be counted in signed numbers.
+    public static let largest: UInt64 = 1 << 56
+
+    /// Whether the numbers can be so: an index of the header, bytes, and an end that is an address.
+    public var isSound: Bool {
+        (0..<6).contains(index) && (1...Self.largest).contains(byteCount)
+            && !address.value.addingReportingOverflow(byteCount - 1).overflow
+    }
+}
+
+extension PCIFunction {
+    /// The BARs whose numbers can be so, each index once. What a card or its bus says of others is as if it were not there: this
+    /// is the list for who uses the numbers.
+    public var usableBARs: [BaseAddressRegister] {
+        var seen: Set<Int> = []
+        return baseAddressRegisters.filter { $0.isSound && seen.insert($0.index).inserted }
+    }
 }
 
 /// The ways a function can interrupt.
@@ -151,7 +169,7 @@ public protocol PCIFunction: AnyObject, Sendable {
     /// Writes 1, 2 or 4 bytes, naturally aligned, in exactly one configuration access. Any thread.
     func writeConfiguration(_ value: UInt32, _ offset: Int, _ width: AccessWidth) throws(BusError)
 
-    /// The BARs that exist, by rising index, as the platform placed them.
+    /// The BARs that exist, by rising index, as the platform placed them. See ``usableBARs``.
     var baseAddressRegisters: [BaseAddressRegister] { get }
 
     /// Maps a BAR. The function must be in D0 with memory decoding on for accesses to reach it; otherwise reads return

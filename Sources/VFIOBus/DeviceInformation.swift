@@ -107,6 +107,8 @@ struct RegionInformation: Equatable {
         byteCount = query.number(16)
         fileOffset = query.number(24)
         mappable = []
+        // What is told is used in signed numbers, and as an offset in the device's file.
+        guard byteCount <= BaseAddressRegister.largest, fileOffset <= UInt64(Int64.max) - byteCount else { return nil }
         guard flags & UInt32(VFIO_REGION_INFO_FLAG_MMAP) != 0, byteCount > 0 else { return }
         mappable = [Area(offset: 0, byteCount: byteCount)]
         guard flags & UInt32(VFIO_REGION_INFO_FLAG_CAPS) != 0 else { return }

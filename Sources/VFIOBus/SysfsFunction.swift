@@ -31,7 +31,9 @@ struct SysfsFunction {
     var resources: [(start: UInt64, byteCount: UInt64, flags: UInt64)] {
         (kernel.text(directory + "/resource") ?? "").split(separator: "\n").prefix(6).map { line in
             let fields = line.split(separator: " ").compactMap { UInt64($0.dropFirst(2), radix: 16) }
-            guard fields.count == 3, fields[1] > fields[0] else { return (0, 0, 0) }
+            guard fields.count == 3, fields[1] > fields[0], fields[1] - fields[0] < BaseAddressRegister.largest else {
+                return (0, 0, 0)
+            }
             return (fields[0], fields[1] - fields[0] + 1, fields[2])
         }
     }

@@ -12,7 +12,7 @@ import Testing
         let card: LyingFunction
 
         init(
-            _ engine: DMAEngine = .scatterGather,
+            _ engine: DMAEngine? = nil,
             framing: Framing = .stream,
             before: ((LyingFunction) -> Void)? = nil,
             configure: (inout SimulatedBus.Configuration) -> Void = { _ in }
@@ -29,7 +29,7 @@ import Testing
                 policy: { $0.transmitTimeout = 1_000_000_000 },
                 function: { _ in card }
             )
-            if station.dma.engine != engine { try station.dma.select(engine) }
+            if let engine, station.dma.engine != engine { try station.dma.select(engine) }
         }
 
         /// Sends bytes that come back, and reads them.

@@ -60,18 +60,16 @@ final class LyingFunction: PCIFunction, @unchecked Sendable {  // guarded by `lo
     /// The truth from here on.
     func tellTruth() { lie { $0 = Lies() } }
 
-    /// Writes the first word of a descriptor, as the card does when it has finished it.
+    /// Writes the first word of a descriptor, as the card does when it has finished it; nothing while there is no table.
     func finish(receiving: Bool, _ entry: Int, _ word: UInt32) {
-        let place = lock.locked { () -> UnsafeMutableRawPointer? in
-            guard let table = tables[receiving ? 0x10 : 0x14] else { return nil }
+        lock.locked {
+            guard let table = tables[receiving ? 0x10 : 0x14] else { return }
             let logical = table & ~0x1fff + UInt64(8 * entry)
             for (start, memory) in mappings where logical >= start && logical - start < UInt64(memory.byteCount) {
-                return memory.base + Int(logical - start)
+                let place = memory.base + Int(logical - start)
+                place.assumingMemoryBound(to: Atomic<UInt32>.self)[0].store(word, ordering: .releasing)
             }
-            return nil
         }
-        guard let place else { preconditionFailure("no table was given to the card") }
-        place.assumingMemoryBound(to: Atomic<UInt32>.self)[0].store(word, ordering: .releasing)
     }
 
     /// Interrupts as the card would, with any vector. Whether the driver claimed it.

@@ -304,8 +304,8 @@ final class FakeVFIO: VFIOKernel, @unchecked Sendable {  // guarded by `lock`
             !request.iova.addingReportingOverflow(request.size - 1).overflow,
             !request.vaddr.addingReportingOverflow(request.size - 1).overflow
         else { return -EINVAL }
-        let end = request.iova + request.size - 1
-        if mappings.contains(where: { $0.key <= end && $0.key + $0.value - 1 >= request.iova }) { return -EEXIST }
+        let end = request.iova + (request.size - 1)
+        if mappings.contains(where: { $0.key <= end && $0.key + ($0.value - 1) >= request.iova }) { return -EEXIST }
         if mappings.count >= entryLimit { return -ENOSPC }
         if let memoryLimit, mappings.values.reduce(0, +) + request.size > memoryLimit { return -ENOMEM }
         mappings[request.iova] = request.size
@@ -316,9 +316,9 @@ final class FakeVFIO: VFIOKernel, @unchecked Sendable {  // guarded by `lock`
     private func unmapDMA(_ argument: UnsafeMutableRawPointer) -> CInt {
         var request = argument.load(as: vfio_iommu_type1_dma_unmap.self)
         guard request.size > 0, (request.size | request.iova) & 0xfff == 0 else { return -EINVAL }
-        let end = request.iova + request.size - 1
-        let touched = mappings.filter { $0.key <= end && $0.key + $0.value - 1 >= request.iova }
-        guard touched.allSatisfy({ $0.key >= request.iova && $0.key + $0.value - 1 <= end }) else { return -EINVAL }
+        let end = request.iova + (request.size - 1)
+        let touched = mappings.filter { $0.key <= end && $0.key + ($0.value - 1) >= request.iova }
+        guard touched.allSatisfy({ $0.key >= request.iova && $0.key + ($0.value - 1) <= end }) else { return -EINVAL }
         for start in touched.keys { mappings[start] = nil }
         request.size = touched.values.reduce(0, +)
         argument.storeBytes(of: request, as: vfio_iommu_type1_dma_unmap.self)
@@ -368,7 +368,7 @@ final class FakeVFIO: VFIOKernel, @unchecked Sendable {  // guarded by `lock`
     }
 
     func map(_ descriptor: CInt, byteCount: Int, offset: UInt64, place: UnsafeMutableRawPointer?) -> MappingResult {
-        if refusesMapping { return .failed(EINVAL) }
+        guard !refusesMapping, offset >> 32 < UInt64(barFiles.count) else { return .failed(EINVAL) }
         let flags = MAP_SHARED | (place == nil ? 0 : MAP_FIXED)
         let within = off_t(truncatingIfNeeded: offset & 0xffff_ffff)
         let base = mmap(place, byteCount, PROT_READ | PROT_WRITE, flags, barFiles[Int(offset >> 32)], within)

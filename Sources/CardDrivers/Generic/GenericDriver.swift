@@ -19,8 +19,10 @@ public final class GenericDriver: CardDriver {
 
     /// `bar0` and `offset` reach all of BAR0, where it is memory.
     public static func registerMap(of function: any PCIFunction) -> RegisterMap {
-        let bar0 = function.baseAddressRegisters.first { $0.index == 0 && $0.kind != .io }
-        return RegisterMap(registers: [], window: 0..<(bar0?.byteCount ?? 0), protectedBARs: [])
+        let bar0 = function.usableBARs.first { $0.index == 0 && $0.kind != .io }
+        // A window holds one 32-bit register at least.
+        let byteCount = bar0.map { $0.byteCount >= 4 ? $0.byteCount : 0 } ?? 0
+        return RegisterMap(registers: [], window: 0..<byteCount, protectedBARs: [])
     }
 
     /// No DMA: the card is shown no memory.

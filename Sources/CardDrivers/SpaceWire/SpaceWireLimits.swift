@@ -14,7 +14,7 @@ struct SpaceWireLimits {
     var hasSlaveInterface = false
 
     init(of function: any PCIFunction) {
-        guard let offset = try? function.capability(0x09),
+        guard let offset = try? function.capability(0x09, byteCount: 8),
             let header = try? function.readConfiguration(offset, .long), header >> 16 == 0x0108,
             let limits = try? function.readConfiguration(offset + 4, .long), limits != .max
         else { return }

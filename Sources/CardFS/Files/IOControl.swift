@@ -42,7 +42,7 @@ extension CardFileSystem {
         }
         // Programs ask every file whether it is a terminal: what is unknown is no failure to be remembered.
         guard handle.pointee.kind == .windowRegister, let function = IOControlNumber.function(command),
-            let bar0 = device.function.baseAddressRegisters.first(where: { $0.index == 0 })
+            let bar0 = device.function.usableBARs.first(where: { $0.index == 0 })
         else {
             _ = fuse_reply_err(request, ENOTTY)
             return

@@ -103,7 +103,7 @@ private func lookUpRegister(
     _ directory: Int,
     _ name: UnsafePointer<CChar>
 ) {
-    let size = fileSystem.device.function.baseAddressRegisters.first { $0.index == 0 }?.byteCount ?? 0
+    let size = fileSystem.device.function.usableBARs.first { $0.index == 0 }?.byteCount ?? 0
     let text = UnsafeRawBufferPointer(start: name, count: strlen(name))
     switch RegisterName.parse(text, byteCount: size) {
     case .register(let offset, let width):

@@ -42,7 +42,7 @@ struct TreeBuilder {
             tree.add(Node(name: "offset", parent: 1, kind: .windowOffset, mode: mode(0o660), size: 11))
         }
         let function = device.function
-        if function.baseAddressRegisters.contains(where: { $0.index == 0 && $0.kind != .io }) {
+        if function.usableBARs.contains(where: { $0.index == 0 && $0.kind != .io }) {
             tree.add(
                 Node(
                     name: "paddr",
@@ -52,7 +52,7 @@ struct TreeBuilder {
                     size: 19,
                     read: {
                         // Asked each time: a card that was stopped may be started at another place.
-                        let place = function.baseAddressRegisters.first { $0.index == 0 }?.address.value ?? 0
+                        let place = function.usableBARs.first { $0.index == 0 }?.address.value ?? 0
                         return "0x\(hexadecimal(place, digits: 16))\n"
                     }
                 )
@@ -73,7 +73,7 @@ struct TreeBuilder {
                 )
             }
         }
-        for bar in device.function.baseAddressRegisters where bar.kind != .io {
+        for bar in device.function.usableBARs where bar.kind != .io {
             tree.add(
                 Node(
                     name: "resource\(bar.index)",
@@ -159,7 +159,7 @@ struct TreeBuilder {
     /// The lines of sysfs: start, end and IORESOURCE flags of six BARs and the ROM.
     private static func resourceText(_ function: any PCIFunction) -> String {
         var lines = [String](repeating: "0x0000000000000000 0x0000000000000000 0x0000000000000000", count: 7)
-        for bar in function.baseAddressRegisters {
+        for bar in function.usableBARs {
             var flags: UInt64
             switch bar.kind {
             case .io: flags = 0x40101

@@ -330,7 +330,10 @@ extension Device {
             try function.changeCommand(set: .memorySpace, clear: .busMaster)
             resources = try ResourceLists.of(function)
             snapshot = try ConfigurationSnapshot(of: function)
-            let capability = try function.capability(ConfigurationSpace.Capability.powerManagement)
+            let capability = try function.capability(
+                ConfigurationSpace.Capability.powerManagement,
+                byteCount: ConfigurationSpace.powerManagementByteCount
+            )
             powerManagement.store(
                 capability.map { $0 + ConfigurationSpace.powerManagementControl } ?? 0,
                 ordering: .relaxed

@@ -238,17 +238,25 @@ public final class Device: @unchecked Sendable {
     /// Maps a memory resource (MmMapIoSpace). Throws ``Status/deviceConfigurationError`` for a BAR that is not there and
     /// ``Status/insufficientResources`` when it cannot be mapped. The framework unmaps it after releaseHardware.
     public func mapBAR(_ bar: Int) throws(StatusError) -> RegisterWindow {
-        guard function.baseAddressRegisters.contains(where: { $0.index == bar && $0.kind != .io }) else {
+        guard let description = function.usableBARs.first(where: { $0.index == bar && $0.kind != .io }) else {
             throw StatusError(.deviceConfigurationError, "\(function.address) has no memory behind BAR\(bar)")
         }
+        let window: RegisterWindow
         do {
-            let window = try function.map(bar: bar)
-            mappedBARs.append(bar)
-            registers.pointee.setWindow(bar, window)
-            return window
+            window = try function.map(bar: bar)
         } catch {
             throw StatusError(.insufficientResources, error.sentence)
         }
+        mappedBARs.append(bar)
+        // Drivers go by the size the resources have: an access beyond what is mapped would end the process.
+        guard window.byteCount >= description.byteCount else {
+            throw StatusError(
+                .deviceConfigurationError,
+                "BAR\(bar) of \(function.address) should have \(description.byteCount) bytes, of which \(window.byteCount) are there"
+            )
+        }
+        registers.pointee.setWindow(bar, window)
+        return window
     }
 
     /// Notes a transfer that failed, and tells of it. Dispatch level, no lock held.

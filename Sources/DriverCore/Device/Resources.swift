@@ -52,7 +52,7 @@ public struct ResourceLists: Sendable {
     static func of(_ function: any PCIFunction) throws(BusError) -> ResourceLists {
         var raw: [ResourceDescriptor] = []
         var translated: [ResourceDescriptor] = []
-        for bar in function.baseAddressRegisters {
+        for bar in function.usableBARs {
             let type: ResourceType = bar.kind == .io ? .port : .memory
             let offset = ConfigurationSpace.baseAddress0 + 4 * bar.index
             var address = UInt64(try function.readConfiguration(offset, .long)) & (bar.kind == .io ? ~3 : ~15)
@@ -63,7 +63,7 @@ public struct ResourceLists: Sendable {
             )
         }
         for kind in InterruptKind.allCases {
-            guard let count = function.interruptVectors[kind] else { continue }
+            guard let count = function.interruptVectors[kind], count > 0 else { continue }
             let interrupt = ResourceDescriptor(
                 type: .interrupt,
                 start: 0,

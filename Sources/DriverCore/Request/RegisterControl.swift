@@ -60,7 +60,8 @@ public struct RegisterControl: @unchecked Sendable {  // the register space does
                     request.complete(.invalidParameter)
                     return .misaligned
                 }
-                guard wanted <= window.upperBound - window.lowerBound - 4 else {
+                let byteCount = window.upperBound - window.lowerBound
+                guard byteCount >= 4, wanted <= byteCount - 4 else {
                     request.complete(.invalidParameter)
                     return .outOfRange
                 }
