@@ -78,11 +78,19 @@ extension SimulatedFunction {
     private var linkControl: BusControl {
         BusControl(
             name: "link",
-            summary: "the state of the link; write down to unplug the cable (a disconnect error), up to plug it",
+            summary:
+                "the state of the link; write down to unplug the cable (a disconnect error), up to plug it; disconnect, parity, "
+                + "escape or credit for one such error, after which both ends start again",
             read: { [self] in locked { "\($0.pointee.core.link)\n" } },
             write: { [self] text throws(BusError) in
+                if let error = Status.linkErrors.first(where: { $0.key == text }) {
+                    return locked { _ in card.failLink(error.value) }
+                }
                 guard text == "up" || text == "down" else {
-                    throw BusError(EINVAL, "link is up or down, not '\(text)'")
+                    throw BusError(
+                        EINVAL,
+                        "link is up, down, or one of the errors disconnect, parity, escape and credit, not '\(text)'"
+                    )
                 }
                 locked { state in
                     state.pointee.wire.isPlugged = text == "up"

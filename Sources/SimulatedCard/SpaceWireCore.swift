@@ -3,6 +3,10 @@ import PCIBus
 /// Bits of the status register.
 enum Status {
     static var disconnectError: UInt32 { @_noLocks get { 0x4 } }
+    /// What the receiver of the link can find wrong, by name.
+    static let linkErrors: KeyValuePairs<String, UInt32> = [
+        "disconnect": 0x4, "parity": 0x8, "escape": 0x10, "credit": 0x20,
+    ]
     static var receiveRunning: UInt32 { @_noLocks get { 0x40 } }
     static var transmitRunning: UInt32 { @_noLocks get { 0x80 } }
     static var busError: UInt32 { @_noLocks get { 0x100 } }
@@ -200,6 +204,17 @@ extension Card {
         if control & Control.linkInterrupt != 0 { announceLinkChange() }
         wake(tx)
         wake(rx)
+    }
+
+    /// The receiver of the link finds something wrong: both ends begin again, and the cause stays in the status register
+    /// (ECSS-E-ST-50-12C 5.5.7).
+    func failLink(_ error: UInt32) {
+        guard state.pointee.core.link == .run else { return }
+        state.pointee.core.sticky |= error
+        state.pointee.core.link = .off
+        loseLink(isDisabled: false)
+        if state.pointee.core.control & Control.linkInterrupt != 0 { announceLinkChange() }
+        updateLink()
     }
 
     /// What both ends do to packets that are cut off (ECSS-E-ST-50-12C 5.5.8).

@@ -40,6 +40,13 @@ CHW_INLINE bool chw_serve(chw_service_routine _Nonnull function, void *_Nonnull 
     return function(context, vector);
 }
 
+/// Carries out a store to a register that a driver wants to know of: `width` bytes of `value` at `offset`.
+typedef void (*chw_store_routine)(void *_Nonnull context, uint64_t offset, uint32_t width, uint64_t value);
+CHW_INLINE void chw_store(chw_store_routine _Nonnull function, void *_Nonnull context, uint64_t offset, uint32_t width,
+                          uint64_t value) {
+    function(context, offset, width, value);
+}
+
 /// Loads a channel of a slave DMA controller and lets it serve; masks it for 0 bytes.
 typedef void (*chw_dma_order)(void *_Nonnull context, uint64_t address, uint32_t byte_count, uint32_t mode);
 

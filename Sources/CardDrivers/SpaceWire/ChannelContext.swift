@@ -10,8 +10,8 @@ struct ChannelContext {
     let window: RegisterWindow
     /// The card has the registers around the core, among them those that count bytes.
     let isFullCard: Bool
-    /// The bits of the control register that stay: a doorbell repeats them.
-    let control: UInt32
+    /// The bits of the control register that stay, which a doorbell repeats; read under the lock of the channel.
+    let link: UnsafeMutablePointer<LinkRegisters>
     /// Payload memory.
     let arena: UnsafeMutablePointer<PayloadArena>
     /// The payload memory as the card sees it; nil when the card cannot reach it.
@@ -32,5 +32,7 @@ struct ChannelContext {
     }
 
     /// Writes an action bit of the control register together with the bits that stay.
-    @_noLocks func ring(_ action: UInt32) { window.store32(control | action, SpaceWireLayout.control) }
+    @_noLocks func ring(_ action: UInt32) {
+        window.store32(link.pointee.control | action, SpaceWireLayout.control)
+    }
 }

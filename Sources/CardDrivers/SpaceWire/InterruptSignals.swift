@@ -15,8 +15,14 @@ struct InterruptSignals: ~Copyable {
     let receiveAwaited = Atomic<Bool>(false)
     /// The slot whose completion satisfies the oldest reader; an interrupt before that wakes nobody.
     let wakeSlot = Atomic<UInt64>(0)
-    /// Link changes, time-codes and bus errors since the device was added.
-    let linkEvents = Atomic<UInt64>(0)
+    /// Errors of the link by cause, its changes, time-codes, and bus errors since the device was added. The core keeps a bit of
+    /// each kind until it is cleared: what happens twice between two interrupts counts once.
+    let disconnectErrors = Atomic<UInt64>(0)
+    let parityErrors = Atomic<UInt64>(0)
+    let escapeErrors = Atomic<UInt64>(0)
+    let creditErrors = Atomic<UInt64>(0)
+    let linkChanges = Atomic<UInt64>(0)
+    let timeCodes = Atomic<UInt64>(0)
     let busErrors = Atomic<UInt64>(0)
 
     /// The state of the link at the last interrupt.
@@ -44,7 +50,7 @@ struct InterruptSignals: ~Copyable {
         let isBusError =
             status & SpaceWireLayout.Status.busError != 0 && (hasOneVector || vector == SpaceWireLayout.Vector.busError)
         var hasLinkChanged = false
-        if hasOneVector {
+        if hasOneVector || vector == SpaceWireLayout.Vector.link {
             // A change of the link leaves no bit of its own.
             let link = status & SpaceWireLayout.Status.linkMask
             hasLinkChanged = lastLink.exchange(link, ordering: .relaxed) != link
@@ -61,14 +67,21 @@ struct InterruptSignals: ~Copyable {
         {
             deferred.pointee.queue(receiveCall)
         }
-        if hasLinkChanged || causes & (SpaceWireLayout.Status.linkErrors | SpaceWireLayout.Status.timeCode) != 0 {
-            linkEvents.wrappingAdd(1, ordering: .relaxed)
-        }
+        if hasLinkChanged { linkChanges.wrappingAdd(1, ordering: .relaxed) }
+        if causes & (SpaceWireLayout.Status.linkErrors | SpaceWireLayout.Status.timeCode) != 0 { count(causes) }
         if isBusError {
             busErrors.wrappingAdd(1, ordering: .relaxed)
             deferred.pointee.queue(errorCall)
         }
         return true
+    }
+
+    @_noLocks private func count(_ causes: UInt32) {
+        if causes & SpaceWireLayout.Status.disconnectError != 0 { disconnectErrors.wrappingAdd(1, ordering: .relaxed) }
+        if causes & SpaceWireLayout.Status.parityError != 0 { parityErrors.wrappingAdd(1, ordering: .relaxed) }
+        if causes & SpaceWireLayout.Status.escapeError != 0 { escapeErrors.wrappingAdd(1, ordering: .relaxed) }
+        if causes & SpaceWireLayout.Status.creditError != 0 { creditErrors.wrappingAdd(1, ordering: .relaxed) }
+        if causes & SpaceWireLayout.Status.timeCode != 0 { timeCodes.wrappingAdd(1, ordering: .relaxed) }
     }
 
     @_noLocks private func bits(of vector: UInt32) -> UInt32 {

@@ -39,6 +39,12 @@ struct ReceivePort {
         return result
     }
 
+    /// Keeps the channel from ringing its doorbell; ``unlockDoorbell()`` follows soon.
+    @_noLocks func lockDoorbell() { lock.lock() }
+
+    /// Lets it ring again.
+    @_noLocks func unlockDoorbell() { lock.unlock() }
+
     @_noLocks private func finish() {
         channel.pointee.repost()
         var list = channel.pointee.decided

@@ -184,9 +184,8 @@ extension SpaceWireDriver {
 
     /// Asks the transmitter to stop, and waits at most 10 ms. Nothing new gets into the ring meanwhile, and no lock is held.
     private func cancelTransmitter(_ window: RegisterWindow) -> Bool {
-        let control = window.load32(SpaceWireLayout.control)
-        guard control != .max else { return false }
-        window.store32(control | SpaceWireLayout.Control.transmitCancel, SpaceWireLayout.control)
+        guard window.load32(SpaceWireLayout.status) != .max else { return false }
+        link.act(SpaceWireLayout.Control.transmitCancel)
         for _ in 0..<100 {
             if window.load32(SpaceWireLayout.status) & SpaceWireLayout.Status.transmitRunning == 0 { return true }
             usleep(100)
@@ -195,11 +194,10 @@ extension SpaceWireDriver {
     }
 
     private func restartEngines(_ window: RegisterWindow) {
-        let control = window.load32(SpaceWireLayout.control)
-        guard control != .max else { return }
+        guard window.load32(SpaceWireLayout.status) != .max else { return }
         // The card forgets which packets have ended.
         receive.control { $0.reap() }
-        window.store32(control | SpaceWireLayout.Control.dmaReset, SpaceWireLayout.control)
+        resetDMA()
         receive.control {
             $0.reap()
             $0.takePart()
@@ -324,13 +322,35 @@ extension SpaceWireDriver: DMAControl {
             ("rx_direct_requests_total", "Reads answered from the ring.", received.directRequests),
             ("rx_lent_bytes_total", "Bytes that programs looked at in the ring.", received.lentBytes),
             ("rx_timeouts_total", "Reads that ended with ETIMEDOUT.", received.timeouts),
-            ("link_events_total", "Link errors and time-codes.", signals.pointee.linkEvents.load(ordering: .relaxed)),
+            (
+                "link_changes_total",
+                "Interrupts that found the link in another state than the one before.",
+                signals.pointee.linkChanges.load(ordering: .relaxed)
+            ),
+            ("time_codes_total", "Time-codes received.", signals.pointee.timeCodes.load(ordering: .relaxed)),
             (
                 "card_errors_total",
                 "Numbers of the card's that could not be so: lengths, counters, descriptors.",
                 sent.cardErrors + received.cardErrors
             ),
             ("bus_errors_total", "Bus errors the card reported.", signals.pointee.busErrors.load(ordering: .relaxed)),
+        ]
+    }
+
+    /// Errors of the link by cause.
+    public var countersByCause: [(name: String, help: String, causes: [(cause: String, value: UInt64)])] {
+        let signals = signals
+        return [
+            (
+                "link_errors_total",
+                "Errors of the link, at least so many: the card keeps one of each cause between two looks.",
+                [
+                    ("disconnect", signals.pointee.disconnectErrors.load(ordering: .relaxed)),
+                    ("parity", signals.pointee.parityErrors.load(ordering: .relaxed)),
+                    ("escape", signals.pointee.escapeErrors.load(ordering: .relaxed)),
+                    ("credit", signals.pointee.creditErrors.load(ordering: .relaxed)),
+                ]
+            )
         ]
     }
 

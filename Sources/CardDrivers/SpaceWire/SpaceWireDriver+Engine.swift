@@ -60,7 +60,7 @@ extension SpaceWireDriver {
     }
 
     /// Stops both engines of the core.
-    func resetDMA() { window.store32(Self.control | SpaceWireLayout.Control.dmaReset, SpaceWireLayout.control) }
+    func resetDMA() { link.act(SpaceWireLayout.Control.dmaReset) }
 
     /// Gives both channels what the engine needs. They are held, and the card's engines stand.
     func use(_ engine: DMAEngine) {

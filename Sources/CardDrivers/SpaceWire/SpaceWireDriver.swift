@@ -45,7 +45,8 @@ public final class SpaceWireDriver: CardDriver {
             ],
             window: SpaceWireLayout.writeMemory..<SpaceWireLayout.writeMemory + SpaceWireLayout.memoryByteCount,
             protectedBARs: [2],
-            presence: SpaceWireLayout.id
+            presence: SpaceWireLayout.id,
+            carriedOutByDriver: SpaceWireLayout.coreByteCount
         )
     }
 
@@ -76,6 +77,9 @@ public final class SpaceWireDriver: CardDriver {
     let receive: ReceivePort
     let signals: UnsafeMutablePointer<InterruptSignals>
     private let entry: UnsafeMutablePointer<SpaceWireEntry>
+    private let linkAddress: UnsafeMutablePointer<LinkPort>
+    /// The registers of the link.
+    var link: LinkPort { linkAddress.pointee }
     private(set) var window = RegisterWindow.none
     private(set) var transmitTable: CommonBuffer?
     private var transmitSlots: CommonBuffer?
@@ -96,13 +100,6 @@ public final class SpaceWireDriver: CardDriver {
     /// Whether the card has the registers around the core (``SpaceWireLayout/flow``).
     private(set) var isFullCard = false
 
-    /// The bits of the control register that stay while the card works.
-    static let control = SpaceWireLayout.Control.linkStart | SpaceWireLayout.Control.autoStart | interruptEnables
-
-    private static let interruptEnables =
-        SpaceWireLayout.Control.interruptOnLink | SpaceWireLayout.Control.interruptOnTimeCode
-        | SpaceWireLayout.Control.interruptOnReceive | SpaceWireLayout.Control.interruptOnTransmit
-
     /// Makes the channels and their deferred calls.
     public init(device: Device) throws(StatusError) {
         self.device = device
@@ -112,6 +109,13 @@ public final class SpaceWireDriver: CardDriver {
         receive = ReceivePort(pool: device.pool, signals: signals)
         entry = .allocate(capacity: 1)
         entry.initialize(to: SpaceWireEntry(transmit: transmit, receive: receive))
+        let registers = UnsafeMutablePointer<LinkRegisters>.allocate(capacity: 1)
+        registers.initialize(to: LinkRegisters())
+        linkAddress = .allocate(capacity: 1)
+        linkAddress.initialize(
+            to: LinkPort(transmit: transmit, receive: receive, registers: registers, signals: signals)
+        )
+        device.registers.pointee.setStoreRoutine(context: linkAddress) { storeFromOutside($0, $1, $2, $3) }
 
         let context = Unmanaged.passUnretained(self).toOpaque()
         signals.pointee.transmitCall = device.deferred.pointee.register(context: context) { context in
@@ -138,6 +142,8 @@ public final class SpaceWireDriver: CardDriver {
     deinit {
         entry.deinitialize(count: 1)
         entry.deallocate()
+        linkAddress.pointee.registers.deallocate()
+        linkAddress.deallocate()
         transmit.destroy()
         receive.destroy()
         signals.deinitialize(count: 1)
@@ -179,7 +185,7 @@ public final class SpaceWireDriver: CardDriver {
         let context = ChannelContext(
             window: window,
             isFullCard: isFullCard,
-            control: Self.control,
+            link: link.registers,
             arena: device.arena,
             arenaBuffer: device.arenaBuffer,
             deferred: device.deferred,
@@ -239,23 +245,33 @@ public final class SpaceWireDriver: CardDriver {
                 "BAR0 of \(device.function.address) reads all ones: the card does not answer"
             )
         }
-        window.store32(Self.control & ~Self.interruptEnables, SpaceWireLayout.control)
+        // What users have set survives that the core has forgotten it.
+        if let scaler = link.registers.pointee.scaler { window.store32(scaler, SpaceWireLayout.txScaler) }
+        if let timeCode = link.registers.pointee.timeCode { window.store32(timeCode, SpaceWireLayout.timeCode) }
+        link.change { $0.control = $0.mode }
     }
 
     /// Stops the core.
-    public func d0Exit() { window.store32(SpaceWireLayout.Control.reset, SpaceWireLayout.control) }
+    public func d0Exit() {
+        let timeCode = window.load32(SpaceWireLayout.timeCode)
+        if timeCode != .max { link.registers.pointee.timeCode = timeCode & SpaceWireLayout.nextTimeCode }
+        link.perform { registers, window in
+            registers.control = 0
+            window.store32(SpaceWireLayout.Control.reset, SpaceWireLayout.control)
+        }
+    }
 
     /// Sets the core's enables.
     public func enableInterrupts() {
         // What the link did before is nobody's interrupt.
-        let link = window.load32(SpaceWireLayout.status) & SpaceWireLayout.Status.linkMask
-        signals.pointee.lastLink.store(link, ordering: .relaxed)
-        window.store32(Self.control, SpaceWireLayout.control)
+        let state = window.load32(SpaceWireLayout.status) & SpaceWireLayout.Status.linkMask
+        signals.pointee.lastLink.store(state, ordering: .relaxed)
+        link.change { $0.control |= SpaceWireLayout.Control.driverInterrupts }
     }
 
     /// Clears the core's enables, so that a level that others share goes down.
     public func disableInterrupts() {
-        window.store32(Self.control & ~Self.interruptEnables, SpaceWireLayout.control)
+        link.change { $0.control &= ~SpaceWireLayout.Control.driverInterrupts }
     }
 
     /// Nothing is left to do.

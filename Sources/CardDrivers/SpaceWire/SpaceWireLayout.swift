@@ -65,6 +65,8 @@ enum SpaceWireLayout {
         static var dmaReset: UInt32 { @_noLocks get { 1 << 1 } }
         static var linkStart: UInt32 { @_noLocks get { 1 << 2 } }
         static var autoStart: UInt32 { @_noLocks get { 1 << 3 } }
+        static var linkDisable: UInt32 { @_noLocks get { 1 << 4 } }
+        static var tickInEnable: UInt32 { @_noLocks get { 1 << 5 } }
         static var receiveStart: UInt32 { @_noLocks get { 1 << 6 } }
         static var transmitStart: UInt32 { @_noLocks get { 1 << 7 } }
         static var transmitCancel: UInt32 { @_noLocks get { 1 << 8 } }
@@ -72,6 +74,20 @@ enum SpaceWireLayout {
         static var interruptOnTimeCode: UInt32 { @_noLocks get { 1 << 10 } }
         static var interruptOnReceive: UInt32 { @_noLocks get { 1 << 11 } }
         static var interruptOnTransmit: UInt32 { @_noLocks get { 1 << 12 } }
+        static var interruptOnPacket: UInt32 { @_noLocks get { 1 << 13 } }
+        /// The interrupts that the driver wants.
+        static var driverInterrupts: UInt32 {
+            @_noLocks get { interruptOnLink | interruptOnTimeCode | interruptOnReceive | interruptOnTransmit }
+        }
+        /// How the link is started, and whether a pin sends time-codes.
+        static var linkMode: UInt32 { @_noLocks get { linkStart | autoStart | linkDisable | tickInEnable } }
+        /// All that the register keeps.
+        static var kept: UInt32 {
+            @_noLocks get {
+                linkMode | interruptOnLink | interruptOnTimeCode | interruptOnReceive | interruptOnTransmit
+                    | interruptOnPacket
+            }
+        }
     }
 
     /// Bits of the status register. 2…5 and 10…13 are cleared by writing 1.
@@ -85,6 +101,10 @@ enum SpaceWireLayout {
         static var receivePacket: UInt32 { @_noLocks get { 1 << 13 } }
         static var receiverEmpty: UInt32 { @_noLocks get { 1 << 14 } }
         static var linkErrors: UInt32 { @_noLocks get { 0xf << 2 } }
+        static var disconnectError: UInt32 { @_noLocks get { 1 << 2 } }
+        static var parityError: UInt32 { @_noLocks get { 1 << 3 } }
+        static var escapeError: UInt32 { @_noLocks get { 1 << 4 } }
+        static var creditError: UInt32 { @_noLocks get { 1 << 5 } }
         static var timeCode: UInt32 { @_noLocks get { 1 << 10 } }
         static var sticky: UInt32 { @_noLocks get { 0xf << 2 | 0xf << 10 } }
     }
@@ -99,6 +119,11 @@ enum SpaceWireLayout {
         static var eop: UInt32 { @_noLocks get { 1 << 20 } }
         static var eep: UInt32 { @_noLocks get { 1 << 21 } }
     }
+
+    /// Where the registers of the core end.
+    static let coreByteCount: UInt64 = 0x20
+    /// The bits of ``timeCode`` that say which one is sent next.
+    static let nextTimeCode: UInt32 = 0x3f << 8
 
     /// Bits of ``slavePacket``.
     enum Packet {

@@ -38,6 +38,12 @@ struct TransmitPort {
         return result
     }
 
+    /// Keeps the channel from ringing its doorbell; ``unlockDoorbell()`` follows soon.
+    @_noLocks func lockDoorbell() { lock.lock() }
+
+    /// Lets it ring again.
+    @_noLocks func unlockDoorbell() { lock.unlock() }
+
     @_noLocks private func finish() {
         var list = channel.pointee.decided
         channel.pointee.decided = CompletionList()

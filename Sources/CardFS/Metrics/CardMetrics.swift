@@ -37,6 +37,18 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
             add(counter.name, counter.name.hasSuffix("_total") ? .counter : .gauge, counter.help, counter.value)
         }
     }
+    for family in device.dma?.countersByCause ?? [] {
+        metrics.append(
+            Metric(
+                "cardfs_" + family.name,
+                .counter,
+                help: family.help,
+                samples: family.causes.map {
+                    Metric.Sample(.integer($0.value), labels: card + [Metric.Label("cause", $0.cause)])
+                }
+            )
+        )
+    }
     add("interrupts_total", .counter, "Interrupts the card raised.", device.interrupt.pointee.log.totalCount)
     add(
         "interrupts_declined_total",

@@ -144,6 +144,9 @@ public protocol DMAControl: AnyObject {
     /// Bytes count as read once it is decided that a reader gets them, copied or lent.
     var counters: [(name: String, help: String, value: UInt64)] { get }
 
+    /// Counters of which one name has several, told apart by a cause.
+    var countersByCause: [(name: String, help: String, causes: [(cause: String, value: UInt64)])] { get }
+
     /// Whether mapped reads are served.
     var lendsRing: Bool { get }
 
@@ -158,6 +161,9 @@ public protocol DMAControl: AnyObject {
 }
 
 extension DMAControl {
+    /// There are none.
+    public var countersByCause: [(name: String, help: String, causes: [(cause: String, value: UInt64)])] { [] }
+
     /// They are not.
     public var lendsRing: Bool { false }
 

@@ -46,16 +46,23 @@ public struct RegisterMap: Sendable {
     /// and decoding. It is read behind each write, since a write alone tells nothing; without one, configuration space is.
     public var presence: UInt64?
 
+    /// Registers of BAR0, from its beginning up to this offset, to which the driver carries out the stores itself, once it has
+    /// given ``RegisterSpace/setStoreRoutine(context:_:)`` a routine: those it writes too, and those it has to write again when the
+    /// card has forgotten them.
+    public var carriedOutByDriver: UInt64 = 0
+
     /// Describes the registers of a card.
     public init(
         registers: [RegisterDescription],
         window: Range<UInt64>,
         protectedBARs: Set<Int>,
-        presence: UInt64? = nil
+        presence: UInt64? = nil,
+        carriedOutByDriver: UInt64 = 0
     ) {
         self.registers = registers
         self.window = window
         self.protectedBARs = protectedBARs
         self.presence = presence
+        self.carriedOutByDriver = carriedOutByDriver
     }
 }

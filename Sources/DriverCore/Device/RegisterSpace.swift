@@ -1,4 +1,4 @@
-import CHardware
+public import CHardware
 public import PCIBus
 import Synchronization
 
@@ -45,6 +45,8 @@ public struct RegisterSpace: ~Copyable {
     private var protectedMask: UInt32 = 0
     private var expert = false
     private let presence: UInt64
+    private let carriedOutByDriver: UInt64
+    private var storeRoutine: (context: UnsafeMutableRawPointer, routine: chw_store_routine)?
     private let doubt: chw_question
     private let doubtContext: UnsafeMutableRawPointer
 
@@ -64,6 +66,7 @@ public struct RegisterSpace: ~Copyable {
         for (index, offset) in offsets.enumerated() { owned[index] = offset }
         ownedCount = offsets.count
         presence = map.presence ?? .max
+        carriedOutByDriver = map.carriedOutByDriver
         for bar in map.protectedBARs { protectedMask |= 1 << UInt32(bar) }
         self.doubtContext = doubtContext
         self.doubt = doubt
@@ -78,6 +81,12 @@ public struct RegisterSpace: ~Copyable {
     public mutating func allow(protectedBARs: Bool, driverOwned: Bool) {
         if protectedBARs { protectedMask = 0 }
         expert = driverOwned
+    }
+
+    /// Names what carries out stores to the registers of ``RegisterMap/carriedOutByDriver``. Before the device starts. The
+    /// routine is called by any thread, while the BAR is mapped, and does not block.
+    public mutating func setStoreRoutine(context: UnsafeMutableRawPointer, _ routine: @escaping chw_store_routine) {
+        storeRoutine = (context, routine)
     }
 
     /// Bytes of a BAR that is mapped now; 0 for none.
@@ -104,7 +113,7 @@ public struct RegisterSpace: ~Copyable {
         let fault = checkWrite(bar, offset, width.rawValue)
         guard fault == .none else { return fault }
         guard enter() else { return absence() }
-        windows[bar].store(value, offset, width)
+        store(bar, offset, width, value)
         return leaveAfterWrite()
     }
 
@@ -172,7 +181,8 @@ public struct RegisterSpace: ~Copyable {
         guard enter() else { return absence() }
         var at = 0
         while at < byteCount {
-            windows[bar].store32(bytes.loadUnaligned(fromByteOffset: at, as: UInt32.self), offset &+ UInt64(at))
+            let word = bytes.loadUnaligned(fromByteOffset: at, as: UInt32.self)
+            store(bar, offset &+ UInt64(at), .long, UInt64(word))
             at &+= 4
         }
         return leaveAfterWrite()
@@ -210,6 +220,15 @@ public struct RegisterSpace: ~Copyable {
             index &+= 1
         }
         return .none
+    }
+
+    /// One store, by the driver where it wants to know of it.
+    @_noLocks private func store(_ bar: Int, _ offset: UInt64, _ width: AccessWidth, _ value: UInt64) {
+        if bar == 0, offset < carriedOutByDriver, let storeRoutine {
+            chw_store(storeRoutine.routine, storeRoutine.context, offset, width.rawValue, value)
+        } else {
+            windows[bar].store(value, offset, width)
+        }
     }
 
     @_noLocks private func enter() -> Bool {
