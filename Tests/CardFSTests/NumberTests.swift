@@ -9,7 +9,8 @@ func withBytes<T>(_ text: String, _ body: (UnsafeRawBufferPointer) -> T) -> T {
 
 @Suite struct NumberTests {
     @Test(arguments: [
-        ("0", 0), ("5", 5), ("5\n", 5), (" 5 ", 5), ("\t 5 \t\n", 5), ("10", 10), ("0x0", 0), ("0x20010", 0x20010),
+        ("0", 0), ("5", 5), ("5\n", 5), (" 5 ", 5), ("\t 5 \t\n", 5), ("5\r\n", 5), ("5 \r\n", 5), ("10", 10),
+        ("0x0", 0), ("0x20010", 0x20010),
         ("0XfF", 255), ("0b1010", 10), ("0o17", 15), ("0x0000000000000000000001", 1), ("0b0", 0), ("0o0", 0),
         ("18446744073709551615", UInt64.max), ("0xffffffffffffffff", UInt64.max),
     ])
@@ -20,7 +21,8 @@ func withBytes<T>(_ text: String, _ body: (UnsafeRawBufferPointer) -> T) -> T {
     @Test(arguments: [
         " ", " \n", "\n\n", "5\n\n", "5\n ", "\n5", "x", "-1", "+1", "1_000", "0x", "0b", "0o", "0b2", "0o8", "5 6",
         "0x 5",
-        "5x", "0x1g", "1e3", "1.0", "5\r\n", "5\0", "５", "0x-1", "99999999999999999999999x", "01x", "5:6", "NaN",
+        "5x", "0x1g", "1e3", "1.0", "5\r", "5\r\r\n", "5\n\r\n", "5\0", "５", "0x-1", "99999999999999999999999x", "01x",
+        "5:6", "NaN",
         "\u{feff}5",
     ])
     func `what is no number is refused`(text: String) {
@@ -46,6 +48,7 @@ func withBytes<T>(_ text: String, _ body: (UnsafeRawBufferPointer) -> T) -> T {
     @Test func `nothing and a bare newline are told apart`() {
         #expect(withBytes("") { Number.parse($0) } == .failure(.empty))
         #expect(withBytes("\n") { Number.parse($0) } == .failure(.onlyNewline))
+        #expect(withBytes("\r\n") { Number.parse($0) } == .failure(.onlyNewline))
         #expect(Number.parse(UnsafeRawBufferPointer(start: nil, count: 0)) == .failure(.empty))
     }
 

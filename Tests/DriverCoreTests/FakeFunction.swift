@@ -21,7 +21,7 @@ final class FakeBAR {
     var accesses: [String] = []
     /// What every read answers instead of the memory.
     var constant: UInt64?
-    /// Called in the middle of each read.
+    /// Called in the middle of each read, when the value has been taken.
     var reading: (() -> Void)?
 
     init(byteCount: Int) { bytes = [UInt8](repeating: 0x5a, count: byteCount) }
@@ -41,9 +41,10 @@ final class FakeBAR {
 
     private func load(_ offset: Int, _ width: Int) -> UInt64 {
         accesses.append("r\(width)@\(offset)")
+        let value = (0..<width).reduce(0) { $0 | UInt64(bytes[offset + $1]) << UInt64(8 * $1) }
         reading?()
         if let constant { return width == 8 ? constant : constant & (1 << UInt64(8 * width) - 1) }
-        return (0..<width).reduce(0) { $0 | UInt64(bytes[offset + $1]) << UInt64(8 * $1) }
+        return value
     }
 
     private func store(_ offset: Int, _ width: Int, _ value: UInt64) {

@@ -163,7 +163,7 @@ import Testing
 
         init() {
             let map = RegisterMap(registers: [], window: 0x20000..<0x22000, protectedBARs: [2])
-            registers.initialize(to: RegisterSpace(map: map, doubtContext: context, doubt: { _ in 0 }))
+            registers.initialize(to: RegisterSpace(map: map, doubtContext: context, doubt: { _, _ in 0 }))
             registers.pointee.setWindow(0, bar.window)
             registers.pointee.open()
         }

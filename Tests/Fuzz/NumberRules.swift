@@ -30,12 +30,15 @@ public enum NumberRules {
         return .value(value)
     }
 
-    /// What was written into a file: blanks around and one newline forgiven; with `isStore` also `data:mask`.
+    /// What was written into a file: blanks around and one newline, or CR LF, forgiven; with `isStore` also `data:mask`.
     public static func line(_ bytes: [UInt8], limit: UInt64, isStore: Bool) -> Reading {
         if bytes.isEmpty { return .nothing }
         // Byte by byte, since in a string CR and LF are one character.
         var text = bytes.map { Character(Unicode.Scalar($0)) }[...]
-        if text.last == "\n" { text = text.dropLast() }
+        if text.last == "\n" {
+            text = text.dropLast()
+            if text.last == "\r" { text = text.dropLast() }
+        }
         while let last = text.last, last == " " || last == "\t" { text = text.dropLast() }
         text = text.drop { $0 == " " || $0 == "\t" }
         let parts = text.split(separator: ":", omittingEmptySubsequences: false).map { String($0)[...] }

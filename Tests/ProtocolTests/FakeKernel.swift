@@ -44,6 +44,8 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
     let session: Session
     private let socket: CInt
     private var unique: UInt64 = 100
+    /// Whose requests these are.
+    var user: UInt32 = 0
     private var replies: [UInt64: Reply] = [:]
     private var taken: Set<UInt64> = []
     private(set) var notifications: [Reply] = []
@@ -96,6 +98,7 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
         header.unique = unique
         header.nodeid = node
         header.pid = Self.process
+        header.uid = user
         let message = bytes(header) + body
         #expect(Glibc.send(socket, message, message.count, 0) == message.count)
     }
@@ -194,6 +197,9 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
         body.offset = offset
         body.size = UInt32(size)
         body.flags = UInt32(bitPattern: file.flags)
+        // As read(2) has one; what fills a page has none.
+        body.read_flags = UInt32(FUSE_READ_LOCKOWNER)
+        body.lock_owner = 0x10c4
         return bytes(body)
     }
 

@@ -146,4 +146,35 @@ import Testing
         #expect(try kernel.read(file, 1, at: 4096).bytes.isEmpty)
         #expect(try kernel.write(file, [0], at: 4096) == -Int(ERANGE))
     }
+
+    @Test(arguments: [(0, 0), (1000, 0), (1001, EACCES)] as [(UInt32, CInt)])
+    func `an ioctl tells the address of BAR0 to root and the owner alone`(user: UInt32, code: CInt) throws {
+        let kernel = try FakeKernel { $0.uid = 1000 }
+        _ = try kernel.initialize()
+        let window = try kernel.open("bar0")
+        kernel.user = user
+        for (command, size) in [(0x8004_4303, 4), (0x8008_4304, 8), (0x8004_4302, 4)] as [(UInt32, UInt32)] {
+            var body = fuse_ioctl_in()
+            body.fh = window.handle
+            body.cmd = command
+            body.out_size = size
+            let reply = try kernel.call(FUSE_IOCTL, window.node, kernel.bytes(body))
+            // The last of them reads a register, which the mode of the file decides.
+            #expect(reply.error == (command == 0x8004_4302 ? 0 : code))
+        }
+        kernel.user = 0
+        #expect(try kernel.text("last_error").contains("is for the owner of the mount") == (code != 0))
+    }
+
+    @Test func `what fills a page reads no register`() throws {
+        for path in ["resource0", "resource2", "config"] {
+            let file = try kernel.open(path)
+            var body = fuse_read_in()
+            body.fh = file.handle
+            body.size = 4096
+            #expect(try kernel.call(FUSE_READ, file.node, kernel.bytes(body)).error == EIO)
+            #expect(try kernel.text("last_error").contains(" \(path) EIO "))
+        }
+        #expect(try kernel.metric("register_reads_total") == 0)
+    }
 }

@@ -53,3 +53,9 @@ typedef void (*chw_dma_order)(void *_Nonnull context, uint64_t address, uint32_t
 /// A question asked off the usual path; the answer is a number.
 typedef uint32_t (*chw_question)(void *_Nonnull context);
 CHW_INLINE uint32_t chw_ask(chw_question _Nonnull function, void *_Nonnull context) { return function(context); }
+
+/// As chw_question, about a subject.
+typedef uint32_t (*chw_question_about)(void *_Nonnull context, uint32_t subject);
+CHW_INLINE uint32_t chw_ask_about(chw_question_about _Nonnull function, void *_Nonnull context, uint32_t subject) {
+    return function(context, subject);
+}

@@ -44,7 +44,7 @@ extension EduDriver {
     private func diagnose() -> (Status, FailureCause) {
         switch device.examine() {
         case .gone: return (.deviceNotConnected, .gone)
-        case .notInD0: return (.deviceNotReady, .notInD0)
+        case .asleep: return (.deviceNotReady, .asleep)
         default: break
         }
         let command = (try? device.function.readConfiguration(ConfigurationSpace.command, .word)) ?? 0
@@ -164,6 +164,7 @@ extension EduDriver: DMAControl {
         case .startFailed: return "\(card) could not be brought back to work"
         case .notInD0: return "\(card) is not in D0"
         case .packetCut: return "the rest of a packet from \(card) was discarded before it was read"
+        case .asleep: return "\(card) was put to sleep by a write to its power register PMCSR"
         case .dropped: return "the driver dropped the request"
         default: return "the transfer failed on \(card)"
         }
@@ -185,6 +186,7 @@ extension EduDriver: DMAControl {
         case .removed: return "open anew after start was written to ctl"
         case .startFailed: return "see last_error, then write start to ctl"
         case .notInD0: return "see state"
+        case .asleep: return "wake it with setpci CAP_PM+4.w=0:3"
         default: return ""
         }
     }

@@ -26,7 +26,7 @@ extension SpaceWireDriver {
             case .receiverFull, .linkDown:
                 transmit.control { channel in notingTimeouts(&channel, cause) { $0.expire(cause) } }
             case .gone: device.reportMissing()
-            case .notInD0: recover(cause, .deviceNotReady, ifNeeded: isStillStalled)
+            case .asleep: recover(cause, .deviceNotReady, ifNeeded: isStillStalled)
             case .busError: recover(cause, .ioDeviceError, ifNeeded: isStillStalled)
             default: recover(cause, .ioTimeout, ifNeeded: isStillStalled)
             }
@@ -117,7 +117,7 @@ extension SpaceWireDriver {
     private func diagnose() -> FailureCause {
         switch device.examine() {
         case .gone: return .gone
-        case .notInD0: return .notInD0
+        case .asleep: return .asleep
         default: break
         }
         let command = (try? device.function.readConfiguration(ConfigurationSpace.command, .word)) ?? 0
@@ -398,6 +398,7 @@ extension SpaceWireDriver: DMAControl {
         case .removed: return "\(card) was taken out of use"
         case .startFailed: return "\(card) could not be brought back to work"
         case .notInD0: return "\(card) is not in D0"
+        case .asleep: return "\(card) was put to sleep by a write to its power register PMCSR"
         case .stillSending: return "close waited for the linger time and \(card) still has bytes to take"
         case .ringTaken:
             return "\(card) was stopped or reset since this file was opened, and the pieces of its ring were taken back"
@@ -426,6 +427,7 @@ extension SpaceWireDriver: DMAControl {
         case .removed: return "open anew after start was written to ctl"
         case .startFailed: return "see last_error, then write start to ctl"
         case .notInD0: return "see state"
+        case .asleep: return "wake it with setpci CAP_PM+4.w=0:3"
         case .ringTaken: return "open dma/rx and dma/buffer anew"
         case .packetCut: return "read on: what comes next is whole"
         case .ringHeld: return "give pieces back before asking for more"

@@ -12,7 +12,7 @@ private let fileTypeLink: mode_t = 0o120000
 
 // Attributes, and the opening and closing of files.
 extension CardFileSystem {
-    /// The attributes of a node of the tree.
+    /// The attributes of a node of the tree, as of its last look-up.
     func attributes(_ number: Int) -> stat {
         let node = tree.nodes[number]
         var type = fileTypeRegular
@@ -24,13 +24,21 @@ extension CardFileSystem {
         case .link: type = fileTypeLink
         default: break
         }
-        return attributes(UInt64(number), type | mode_t(node.mode), node.size, links)
+        var result = attributes(UInt64(number), type | mode_t(node.mode), node.size, links)
+        result.st_blksize = blksize_t(node.kind.blockSize)
+        if case .failureLog = node.kind { setSize(&result, failures.end) }
+        if type == fileTypeRegular { setTimes(&result, lookUpTimes[number]) }
+        return result
     }
 
     /// The attributes of `regs/0x…`.
     func registerAttributes(_ id: UInt64) -> stat {
         let usual: UInt32 = (options.mode ?? 0o660) & 0o666
-        return attributes(id, fileTypeRegular | mode_t(usual), UInt64(2 * NodeID.register(id).byteCount + 3), 1)
+        let size = UInt64(2 * NodeID.register(id).byteCount + 3)
+        var result = attributes(id, fileTypeRegular | mode_t(usual), size, 1)
+        result.st_blksize = blksize_t(FileKind.register.blockSize)
+        setTimes(&result, lookUpTimes[0])
+        return result
     }
 
     /// The attributes of anything the kernel has a number for.
@@ -38,8 +46,65 @@ extension CardFileSystem {
         guard let node = NodeID.node(id) else { return registerAttributes(id) }
         guard node > 0, node < tree.nodes.count else { return nil }
         var result = attributes(node)
-        if let size = lookUps.size(of: id) { setSize(&result, UInt64(size)) }
+        if let (size, time) = lookUps.attributes(of: id) {
+            setSize(&result, UInt64(size))
+            setTimes(&result, time)
+        }
         return result
+    }
+
+    /// The node that a look-up of `node` leads to, and its attributes. What a file says is of now, and so are its times, until it
+    /// is looked up again: programs that look twice at a file they read find that it has not changed meanwhile.
+    func lookUp(_ number: Int) -> (id: UInt64, attributes: stat) {
+        let node = tree.nodes[number]
+        let now = Self.now()
+        lookUpTimes.set(number, now)
+        guard node.isOfEachLookUp else { return (UInt64(number), attributes(number)) }
+        let id = NodeID.lookUp(number, serial: nextSerial())
+        if node.size == 0, let read = node.read {
+            let seen = poll.stateChanges
+            // A file that cannot be sampled now says so when it is read.
+            if let text = try? read() {
+                let sample = LookUpSamples.Sample(text: lookUps.sample(text, of: number), stateChanges: seen)
+                lookUps.keep(sample, of: id, now)
+            }
+        }
+        return (id, attributes(of: id) ?? attributes(number))
+    }
+
+    /// How long the kernel may keep attributes, in seconds: until the next look-up, but for a size that grows by itself.
+    func attributeTimeout(_ id: UInt64) -> Double {
+        if let node = NodeID.node(id), node < tree.nodes.count, case .failureLog = tree.nodes[node].kind { return 0 }
+        return 3600
+    }
+
+    /// Refuses to fill a page with registers: a mapping would show them as they once were. The kernel asks nobody before it makes
+    /// a private mapping. True when the request was answered.
+    func refusePage(_ request: fuse_req_t, _ id: UInt64, _ number: UInt64) -> Bool {
+        switch mount.pointee.handles.pointee[number].pointee.kind {
+        case .resource, .configuration:
+            fail(
+                request,
+                id,
+                EIO,
+                "\(path(id)) was reached through a mapping (mmap) or sendfile, which would show a copy that does not change;"
+                    + " no register was read: use pread and pwrite, or dd"
+            )
+            return true
+        default: return false
+        }
+    }
+
+    /// The attributes that a look-up of `regs/0x…` finds.
+    func lookUpRegister(_ id: UInt64) -> stat {
+        lookUpTimes.set(0, Self.now())
+        return registerAttributes(id)
+    }
+
+    private static func now() -> timespec {
+        var now = timespec()
+        clock_gettime(CLOCK_REALTIME, &now)
+        return now
     }
 
     private func setSize(_ attributes: inout stat, _ size: UInt64) {
@@ -48,17 +113,10 @@ extension CardFileSystem {
         attributes.st_blocks = blkcnt_t((size + 511) / 512)
     }
 
-    /// The node that a look-up of `node` leads to, and its attributes.
-    func lookUp(_ number: Int) -> (id: UInt64, attributes: stat) {
-        let node = tree.nodes[number]
-        guard node.isOfEachLookUp else { return (UInt64(number), attributes(number)) }
-        let id = NodeID.lookUp(number, serial: nextSerial())
-        if node.size == 0, let read = node.read, node.command == nil {
-            let seen = poll.stateChanges
-            // A file that cannot be sampled now says so when it is read.
-            if let text = try? read() { lookUps.keep(LookUpSamples.Sample(text: text, stateChanges: seen), of: id) }
-        }
-        return (id, attributes(of: id) ?? attributes(number))
+    private func setTimes(_ attributes: inout stat, _ time: timespec) {
+        attributes.st_atim = time
+        attributes.st_mtim = time
+        attributes.st_ctim = time
     }
 
     /// The kernel does not know a node any more.
@@ -72,8 +130,6 @@ extension CardFileSystem {
         result.st_uid = owner.uid
         result.st_gid = owner.gid
         setSize(&result, size)
-        // What coreutils take for the size of their reads and writes: one whole request.
-        result.st_blksize = blksize_t(PayloadArena.payloadByteCount)
         result.st_atim = mountTime
         result.st_mtim = mountTime
         result.st_ctim = mountTime
@@ -160,6 +216,7 @@ extension CardFileSystem {
         case .receive where writes:
             return (EACCES, "dma/rx is only read; what is to be sent is written to dma/tx")
         case .text where writes && node.write == nil && node.command == nil, .state where writes,
+            .failureLog where writes,
             .interruptLog where writes:
             return (EACCES, "\(node.name) is only read")
         case .register where writes && device.registerMap.registers.contains { $0.name == node.name && !$0.isWritable }:

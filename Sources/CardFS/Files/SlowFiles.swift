@@ -18,6 +18,7 @@ extension CardFileSystem {
         let handle = mount.pointee.handles.pointee[number]
         switch handle.pointee.kind {
         case .text, .state: readText(request, id, number, size, offset)
+        case .failureLog: readFailures(request, number, size, offset)
         case .configuration: readConfiguration(request, id, size, offset)
         case .interruptLog: interruptReaders.read(self, request, number, size, flags)
         case .trace: traceReaders.read(self, request, number, size, flags)
@@ -33,29 +34,57 @@ extension CardFileSystem {
             return
         }
         let lock = mount.pointee.handles.pointee.lock(for: number)
-        if offset == 0 || handle.pointee.text == nil {
+        let isFirst = lock.locked { handle.pointee.shared == nil }
+        if offset == 0 || isFirst {
             let seen = poll.stateChanges
             let sample: LookUpSamples.Sample
             do throws(FileError) {
                 // As it is now, unless that has not the size that the look-up told.
-                let now = LookUpSamples.Sample(text: try read(), stateChanges: seen)
+                let now = LookUpSamples.Sample(text: lookUps.sample(try read(), of: node), stateChanges: seen)
                 let then = lookUps.take(of: id)
-                sample = if let then, then.text.utf8.count != now.text.utf8.count { then } else { now }
+                sample = if let then, then.text.bytes.count != now.text.bytes.count { then } else { now }
             } catch {
                 fail(request, id, error.code, error.sentence)
                 return
             }
-            lock.locked {
-                setText(handle, sample.text)
+            let old = lock.locked {
+                defer { handle.pointee.shared = Unmanaged.passRetained(sample.text) }
                 handle.pointee.cursor = sample.stateChanges
+                return handle.pointee.shared
             }
+            old?.release()
         }
-        lock.locked {
-            let length = handle.pointee.textLength
-            let start = min(max(0, offset), length)
-            guard let text = handle.pointee.text else { return }
-            _ = cfuse_reply_bytes(request, text + start, min(size, length - start))
+        let text = lock.locked { handle.pointee.shared?.takeUnretainedValue() }
+        text?.bytes.withUnsafeBytes { bytes in
+            let rest = bytes[min(max(0, offset), bytes.count)...].prefix(max(0, size))
+            _ = fuse_reply_buf(
+                request,
+                rest.isEmpty ? nil : UnsafeRawBufferPointer(rebasing: rest).baseAddress,
+                rest.count
+            )
         }
+    }
+
+    /// Reads `last_error`: an offset is a position in all that was ever written. What was dropped reads as nothing: such a read
+    /// finds what is kept, and the reads that follow it go on behind that.
+    private func readFailures(_ request: fuse_req_t, _ number: UInt64, _ size: Int, _ offset: Int) {
+        let handle = mount.pointee.handles.pointee[number]
+        let bytes = mount.pointee.handles.pointee.lock(for: number).locked {
+            let isContinued = offset > 0 && UInt64(offset) == handle.pointee.cursor
+            // `offset` of the handle is how far this reader's offsets lie before the positions.
+            var position = UInt64(max(0, offset)) &+ (isContinued ? handle.pointee.offset : 0)
+            let bytes = failures.read(at: &position, size)
+            handle.pointee.offset = position &- UInt64(max(0, offset))
+            handle.pointee.cursor = UInt64(max(0, offset)) &+ UInt64(bytes.count)
+            return bytes
+        }
+        _ = cfuse_reply_bytes(request, bytes, bytes.count)
+    }
+
+    /// What is said of a piece of a line.
+    static func pieceSentence(_ bytes: UnsafeRawBufferPointer) -> String {
+        "\(QuotedText.quotation(bytes)) continues what was written before without a newline; a line comes in one write, and this"
+            + " piece was not taken"
     }
 
     private func readConfiguration(_ request: fuse_req_t, _ id: UInt64, _ size: Int, _ offset: Int) {
@@ -110,29 +139,44 @@ extension CardFileSystem {
         let handle = mount.pointee.handles.pointee[number]
         switch handle.pointee.kind {
         case .configuration: writeConfiguration(request, id, bytes, offset)
-        case .text, .state, .trace: writeText(request, id, bytes)
+        case .text, .state, .trace: writeText(request, id, number, bytes, offset)
         case .receive: fail(request, id, EACCES, "dma/rx is only read; what is to be sent is written to dma/tx")
         default: fail(request, id, EACCES, "this file is only read")
         }
     }
 
-    private func writeText(_ request: fuse_req_t, _ id: UInt64, _ bytes: UnsafeRawBufferPointer) {
+    private func writeText(
+        _ request: fuse_req_t,
+        _ id: UInt64,
+        _ number: UInt64,
+        _ bytes: UnsafeRawBufferPointer,
+        _ offset: Int
+    ) {
         guard let node = NodeID.node(id), tree.nodes[node].write != nil || tree.nodes[node].command != nil else {
             fail(request, id, EACCES, "\(path(id)) is only read")
             return
         }
         let count = bytes.count
-        var line = String(decoding: bytes, as: UTF8.self)
-        if line.utf8.last == UInt8(ascii: "\n") { line.removeLast() }
-        line = String(line.drop { $0 == " " || $0 == "\t" })
-        while line.last == " " || line.last == "\t" { line.removeLast() }
-        guard !line.isEmpty, !line.contains("\n"), line.utf8.count <= 4096 else {
-            fail(
-                request,
-                id,
-                EINVAL,
-                line.isEmpty ? "an empty line says nothing" : "one line at a time is written here"
-            )
+        switch mount.pointee.handles.pointee.place(of: number, offset, bytes) {
+        case .isLine: break
+        case .isEndOfLine:
+            _ = fuse_reply_write(request, count)
+            return
+        case .isPiece:
+            fail(request, id, EINVAL, Self.pieceSentence(bytes))
+            return
+        }
+        let line = Number.trimmed(bytes)
+        guard !line.isEmpty, line.allSatisfy({ $0 != UInt8(ascii: "\n") && $0 != 0 }), line.count <= 4096 else {
+            let sentence =
+                line.isEmpty
+                ? "an empty line says nothing"
+                : "one line at a time is written here, of at most 4096 bytes, not \(QuotedText.quotation(bytes))"
+            fail(request, id, EINVAL, sentence)
+            return
+        }
+        guard let line = String(validating: line, as: UTF8.self) else {
+            fail(request, id, EINVAL, "what was written is no UTF-8: \(QuotedText.quotation(bytes))")
             return
         }
         if let write = tree.nodes[node].write {
@@ -141,10 +185,13 @@ extension CardFileSystem {
                 return
             }
             readinessMayHaveChanged()
+            mount.pointee.handles.pointee.accepted(number, offset, bytes)
             _ = fuse_reply_write(request, count)
             return
         }
         guard let command = tree.nodes[node].command else { return }
+        // Before the writer can be answered, and write on.
+        mount.pointee.handles.pointee.accepted(number, offset, bytes)
         commands.run(self, request, id, count) { [line] cancellation throws(FileError) in
             try command(line, cancellation)
         }

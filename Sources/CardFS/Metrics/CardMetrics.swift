@@ -77,13 +77,13 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
     add(
         "register_reads_total",
         .counter,
-        "Reads of registers and BARs.",
+        "Accesses to registers and BARs that read.",
         counters.pointee.counters.registerReads.load(ordering: .relaxed)
     )
     add(
         "register_writes_total",
         .counter,
-        "Writes to registers and BARs.",
+        "Accesses to registers and BARs that write.",
         counters.pointee.counters.registerWrites.load(ordering: .relaxed)
     )
     add(

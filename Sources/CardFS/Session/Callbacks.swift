@@ -63,9 +63,9 @@ private func onInit(_ context: UnsafeMutableRawPointer?, _ connection: UnsafeMut
 
 private func refuse(_ request: fuse_req_t?, _ parent: UInt64, _ name: UnsafePointer<CChar>?, _ what: String) {
     guard let request else { return }
-    let name = name.map { String(cString: $0) } ?? ""
+    let bytes = UnsafeRawBufferPointer(start: name, count: name.map { strlen($0) } ?? 0)
     _ = fileSystem(request) {
-        $0.fail(request, parent, EPERM, "the tree is the card's: \"\(name)\" cannot be \(what)")
+        $0.fail(request, parent, EPERM, "the tree is the card's: \(QuotedText.quotation(bytes)) cannot be \(what)")
     }
 }
 
@@ -80,11 +80,10 @@ private func onLookup(_ request: fuse_req_t?, _ parent: UInt64, _ name: UnsafePo
         }
         var entry = fuse_entry_param()
         if let node = fileSystem.tree.child(String(cString: name), of: directory) {
-            let isOfEachLookUp = fileSystem.tree.nodes[node].isOfEachLookUp
             (entry.ino, entry.attr) = fileSystem.lookUp(node)
-            // The next look-up must reach us too, to make a node of its own.
-            entry.entry_timeout = isOfEachLookUp ? 0 : 3600
-            entry.attr_timeout = 3600
+            // The next look-up must reach us too: it makes a node of its own, or finds the times of then.
+            entry.entry_timeout = fileSystem.tree.nodes[node].isRegular ? 0 : 3600
+            entry.attr_timeout = fileSystem.attributeTimeout(entry.ino)
             // Of a look-up that was interrupted the kernel has no node, and forgets none.
             if fuse_reply_entry(request, &entry) != 0 { fileSystem.forget(entry.ino) }
             return
@@ -93,14 +92,13 @@ private func onLookup(_ request: fuse_req_t?, _ parent: UInt64, _ name: UnsafePo
             _ = fuse_reply_err(request, ENOENT)
             return
         }
-        lookUpRegister(fileSystem, request, directory, name)
+        lookUpRegister(fileSystem, request, name)
     }
 }
 
 private func lookUpRegister(
     _ fileSystem: CardFileSystem,
     _ request: fuse_req_t,
-    _ directory: Int,
     _ name: UnsafePointer<CChar>
 ) {
     let size = fileSystem.device.function.usableBARs.first { $0.index == 0 }?.byteCount ?? 0
@@ -109,19 +107,13 @@ private func lookUpRegister(
     case .register(let offset, let width):
         var entry = fuse_entry_param()
         entry.ino = NodeID.register(offset: offset, byteCount: width.byteCount)
-        entry.attr = fileSystem.registerAttributes(entry.ino)
-        entry.entry_timeout = 3600
+        entry.attr = fileSystem.lookUpRegister(entry.ino)
+        entry.entry_timeout = 0
         entry.attr_timeout = 3600
         _ = fuse_reply_entry(request, &entry)
-    case .failure(ENOENT):
-        _ = fuse_reply_err(request, ENOENT)
     case .failure(let code):
-        let shown = String(cString: name)
-        let reason =
-            code == ERANGE
-            ? "lies outside BAR0, which has 0x\(hexadecimal(size, digits: 1)) bytes"
-            : "is ambiguous or no multiple of its width; write for example 0x20010, or 0x20011.b for a byte"
-        fileSystem.fail(request, UInt64(directory), code, "the register offset \(shown) \(reason)")
+        // Anybody may look for any name: what is not there is no failure to be remembered.
+        _ = fuse_reply_err(request, code)
     }
 }
 
@@ -147,7 +139,7 @@ private func onGetAttributes(_ request: fuse_req_t?, _ id: UInt64, _ info: Unsaf
             _ = fuse_reply_err(request, ENOENT)
             return
         }
-        _ = fuse_reply_attr(request, &attributes, 3600)
+        _ = fuse_reply_attr(request, &attributes, fileSystem.attributeTimeout(id))
     }
 }
 
@@ -169,7 +161,7 @@ private func onSetAttributes(
             _ = fuse_reply_err(request, ENOENT)
             return
         }
-        _ = fuse_reply_attr(request, &now, 3600)
+        _ = fuse_reply_attr(request, &now, fileSystem.attributeTimeout(id))
     }
 }
 
@@ -249,6 +241,8 @@ private func onRead(
 ) {
     guard let request, let info else { return }
     let number = info.pointee.fh
+    // A read(2) has an owner of locks. What fills a page, for a mapping or for sendfile(2), has none.
+    if info.pointee.lock_owner == 0, fileSystem(request, { $0.refusePage(request, id, number) }) == true { return }
     let result = hotRead(request, mountState(request), number, size, offset, info.pointee.flags)
     if case .done = result { return }
     _ = fileSystem(request) { fileSystem in
@@ -277,7 +271,8 @@ private func onWrite(
         if case .elsewhere = result {
             fileSystem.write(request, id, number, UnsafeRawBufferPointer(start: bytes, count: size), offset)
         } else {
-            fileSystem.failHot(result, request, id, number)
+            let written = UnsafeRawBufferPointer(start: bytes, count: size)
+            fileSystem.failHot(result, request, id, number, written: written)
         }
     }
 }

@@ -21,6 +21,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     let poll: PollTable
     let notifier = Notifier()
     let lookUps = LookUpSamples()
+    let lookUpTimes: LookUpTimes
     /// Where system buffers of control requests come from.
     let systemMemory = SystemMemory()
     let interruptReaders = LineReaders(InterruptLines(), index: 0)
@@ -90,7 +91,8 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         mountTime = now
         poll = PollTable(device: device)
         let link = TreeLink()
-        tree = TreeBuilder(device: device, options: options, failures: failures, mount: mount, link: link).build()
+        tree = TreeBuilder(device: device, options: options, mount: mount, link: link).build()
+        lookUpTimes = LookUpTimes(tree.nodes.count, now)
         mount.pointee.fileSystem = Unmanaged.passUnretained(self)
         var hooks = Device.FileLayerHooks()
         hooks.failed = { [failures] code, path, sentence in
@@ -235,7 +237,13 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
     }
 
     /// Answers a request for which the data path found no happy end.
-    func failHot(_ result: HotResult, _ request: fuse_req_t, _ id: UInt64, _ number: UInt64) {
+    func failHot(
+        _ result: HotResult,
+        _ request: fuse_req_t,
+        _ id: UInt64,
+        _ number: UInt64,
+        written: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0)
+    ) {
         let handle = mount.pointee.handles.pointee[number].pointee
         switch result {
         case .done, .elsewhere:
@@ -255,9 +263,10 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
                 request,
                 id,
                 failure.code,
-                "what was written \(failure.description); write a number such as 4096 or 0x1000"
+                "what was written \(failure.sentence(written)); write a number such as 4096 or 0x1000"
                     + (handle.kind == .windowOffset ? "" : ", or data:mask")
             )
+        case .piece: fail(request, id, EINVAL, Self.pieceSentence(written))
         case .outsideWindow:
             fail(
                 request,
@@ -303,7 +312,27 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
                 EIO,
                 "memory decoding of \(card) is off in its command register; switch it on with setpci COMMAND=0002:0002"
             )
+        case .asleep:
+            return (
+                EAGAIN,
+                "\(card) is not in D0, though state says so: its power register PMCSR was written by somebody else; wake it with setpci CAP_PM+4.w=0:3, then write reset to ctl"
+            )
+        case .moved: return (EIO, movedSentence(handle.bar))
         }
+    }
+}
+
+extension CardFileSystem {
+    /// What is said when nobody answers where a BAR was, since its register in configuration space was written.
+    private func movedSentence(_ bar: Int) -> String {
+        let place = device.place(ofBAR: bar) ?? (0, 0)
+        var settings = "BASE_ADDRESS_\(bar)=\(hexadecimal(place.assigned & 0xffff_ffff, digits: 8))"
+        if device.function.baseAddressRegisters.contains(where: { $0.index == bar && $0.kind == .memory64 }) {
+            settings += " BASE_ADDRESS_\(bar + 1)=\(hexadecimal(place.assigned >> 32, digits: 8))"
+        }
+        return "BAR\(bar) of \(device.function.address) has been moved: its register in configuration space holds"
+            + " 0x\(hexadecimal(place.now, digits: 1)), and the card was given 0x\(hexadecimal(place.assigned, digits: 1));"
+            + " put it back with setpci \(settings)"
     }
 }
 

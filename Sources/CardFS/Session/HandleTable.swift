@@ -21,11 +21,16 @@ struct Handle {
     /// The sample of a short file, which the read at offset 0 took.
     var sample: (UInt64, UInt64, UInt64) = (0, 0, 0)
     var sampleLength = 0
-    /// The sample of a long file, from malloc.
+    /// The text a file served last, which other files may serve too; retained.
+    var shared: Unmanaged<TextSample>?
+    /// Lines that were taken and not yet read, from malloc.
     var text: UnsafeMutableRawPointer?
     var textLength = 0
-    /// The next interrupt for a reader of the log; the last state a reader of `state` has seen.
+    /// The next interrupt for a reader of the log; the last state a reader of `state` has seen; where a reader of `last_error`
+    /// goes on.
     var cursor: UInt64 = 0
+    /// Behind the last value that was accepted without a newline: what is written there belongs to it. 0 after a newline.
+    var lineEnd = 0
 }
 
 /// What requests of an open file note side by side.
@@ -75,8 +80,8 @@ struct FileMarks: ~Copyable {
 
 /// The open files of a mount. A file's number is an index; the kernel gives back only numbers it was given.
 ///
-/// Handles are used without a lock by the requests of their own file. Only the samples can be reached by two requests at a
-/// time, which ``lock(for:)`` keeps apart.
+/// Handles are used without a lock by the requests of their own file. Only the samples and the place in a line can be reached by
+/// two requests at a time, which ``lock(for:)`` keeps apart.
 struct HandleTable: ~Copyable {
     private static var chunkCount: Int { @_noLocks get { 1024 } }
     private static var chunkSize: Int { @_noLocks get { 256 } }
@@ -89,6 +94,8 @@ struct HandleTable: ~Copyable {
     private let free: UnsafeMutablePointer<[UInt32]>
     private let used: UnsafeMutablePointer<Int>
     private let openCount = Atomic<Int>(0)
+    /// The most files that were open since memory was given back last.
+    private let mostOpen = Atomic<Int>(0)
 
     init() {
         chunks = .allocate(capacity: Self.chunkCount)
@@ -107,6 +114,7 @@ struct HandleTable: ~Copyable {
         // A session that ends is not told of the files that are still open.
         for index in 0..<used.pointee {
             if let text = self[UInt64(index)].pointee.text { chw_free(text) }
+            self[UInt64(index)].pointee.shared?.release()
         }
         for index in 0..<Self.chunkCount {
             chunks[index]?.deallocate()
@@ -141,7 +149,8 @@ struct HandleTable: ~Copyable {
             return UInt32(index)
         }
         guard let index else { return nil }
-        openCount.wrappingAdd(1, ordering: .relaxed)
+        let count = openCount.wrappingAdd(1, ordering: .relaxed).newValue
+        if count > mostOpen.load(ordering: .relaxed) { mostOpen.store(count, ordering: .relaxed) }
         let number = UInt64(index)
         self[number].pointee = Handle()
         self[number].pointee.isOpen = true
@@ -153,9 +162,16 @@ struct HandleTable: ~Copyable {
     func close(_ number: UInt64) {
         if let text = self[number].pointee.text { chw_free(text) }
         self[number].pointee.text = nil
+        self[number].pointee.shared?.release()
+        self[number].pointee.shared = nil
         self[number].pointee.isOpen = false
-        openCount.wrappingSubtract(1, ordering: .relaxed)
+        let count = openCount.wrappingSubtract(1, ordering: .relaxed).newValue
         guardian.locked { free.pointee.append(UInt32(number)) }
+        let most = mostOpen.load(ordering: .relaxed)
+        guard most > 2048, count < most / 4 else { return }
+        // Thousands of files were open and are closed: the C library would keep the memory of their texts for good.
+        mostOpen.store(count, ordering: .relaxed)
+        chw_trim()
     }
 
     /// The handle with a number the kernel gave back.

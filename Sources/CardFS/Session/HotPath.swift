@@ -56,8 +56,9 @@ import Synchronization
         return writeRegister(
             request,
             mount,
-            bytes,
-            size,
+            number,
+            UnsafeRawBufferPointer(start: bytes, count: size),
+            at: offset,
             bar: handle.pointee.bar,
             offset: handle.pointee.offset,
             width: handle.pointee.width
@@ -67,18 +68,19 @@ import Synchronization
         return writeRegister(
             request,
             mount,
-            bytes,
-            size,
+            number,
+            UnsafeRawBufferPointer(start: bytes, count: size),
+            at: offset,
             bar: 0,
             offset: mount.pointee.windowStart &+ selected,
             width: .long
         )
     case .windowOffset:
-        return writeWindowOffset(request, mount, bytes, size)
+        return writeWindowOffset(request, mount, number, UnsafeRawBufferPointer(start: bytes, count: size), at: offset)
     case .resource:
         let fault = resourceCheck(mount, handle, size, offset)
         guard fault == .none else { return .fault(fault) }
-        mount.pointee.counters.registerWrites.wrappingAdd(1, ordering: .relaxed)
+        mount.pointee.counters.registerWrites.wrappingAdd(accessCount(size), ordering: .relaxed)
         let written = mount.pointee.registers.pointee.write(
             bar: handle.pointee.bar,
             offset: UInt64(offset),
@@ -330,16 +332,24 @@ import Synchronization
 @_noLocks private func writeRegister(
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
-    _ bytes: UnsafeRawPointer,
-    _ size: Int,
+    _ number: UInt64,
+    _ bytes: UnsafeRawBufferPointer,
+    at position: Int,
     bar: Int,
     offset: UInt64,
     width: AccessWidth
 ) -> HotResult {
+    switch mount.pointee.handles.pointee.place(of: number, position, bytes) {
+    case .isLine: break
+    case .isPiece: return .piece
+    case .isEndOfLine:
+        _ = fuse_reply_write(request, bytes.count)
+        return .done
+    }
     mount.pointee.counters.registerWrites.wrappingAdd(1, ordering: .relaxed)
     let limit = width == .quad ? UInt64.max : (1 &<< (UInt64(width.rawValue) &* 8)) &- 1
     var fault = RegisterFault.none
-    switch Number.parseStore(UnsafeRawBufferPointer(start: bytes, count: size), limit: limit) {
+    switch Number.parseStore(bytes, limit: limit) {
     case .failure(.empty):
         break
     case .failure(let failure):
@@ -350,17 +360,26 @@ import Synchronization
         fault = mount.pointee.registers.pointee.modify(bar: bar, offset: offset, width: width, data, mask: mask)
     }
     guard fault == .none else { return .fault(fault) }
-    _ = fuse_reply_write(request, size)
+    mount.pointee.handles.pointee.accepted(number, position, bytes)
+    _ = fuse_reply_write(request, bytes.count)
     return .done
 }
 
 @_noLocks private func writeWindowOffset(
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
-    _ bytes: UnsafeRawPointer,
-    _ size: Int
+    _ number: UInt64,
+    _ bytes: UnsafeRawBufferPointer,
+    at position: Int
 ) -> HotResult {
-    switch Number.parse(UnsafeRawBufferPointer(start: bytes, count: size)) {
+    switch mount.pointee.handles.pointee.place(of: number, position, bytes) {
+    case .isLine: break
+    case .isPiece: return .piece
+    case .isEndOfLine:
+        _ = fuse_reply_write(request, bytes.count)
+        return .done
+    }
+    switch Number.parse(bytes) {
     case .failure(.empty):
         break
     case .failure(let failure):
@@ -369,8 +388,9 @@ import Synchronization
         guard value & 3 == 0 else { return .fault(.misaligned) }
         guard value <= mount.pointee.windowByteCount &- 4 else { return .outsideWindow }
         mount.pointee.windowOffset.store(value, ordering: .relaxed)
+        mount.pointee.handles.pointee.accepted(number, position, bytes)
     }
-    _ = fuse_reply_write(request, size)
+    _ = fuse_reply_write(request, bytes.count)
     return .done
 }
 
@@ -384,6 +404,11 @@ import Synchronization
     // What was asked for counts, not what is left of it at the end of the BAR.
     let multiple = AccessWidth(natural: size) != nil ? size : 4
     return size % multiple == 0 && offset % multiple == 0 ? .none : .misaligned
+}
+
+/// How many bus accesses move so many bytes of a BAR.
+@_noLocks private func accessCount(_ byteCount: Int) -> UInt64 {
+    byteCount <= 8 ? 1 : UInt64(truncatingIfNeeded: byteCount / 4)
 }
 
 @_noLocks private func readResource(
@@ -404,7 +429,7 @@ import Synchronization
     // A read across the end stops there, as of any file; what is left is a multiple of 4 if the offset is.
     let left = Int(end &- UInt64(offset))
     let count = size < left ? size : left
-    mount.pointee.counters.registerReads.wrappingAdd(1, ordering: .relaxed)
+    mount.pointee.counters.registerReads.wrappingAdd(accessCount(count), ordering: .relaxed)
     if count <= 8 {
         var value: UInt64 = 0
         var fault = RegisterFault.none

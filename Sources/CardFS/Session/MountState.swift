@@ -99,6 +99,8 @@ enum HotResult {
     case fault(RegisterFault)
     /// A text is no number.
     case number(NumberFailure)
+    /// A text is a piece of a line.
+    case piece
     /// Anything else that has an errno and a cause.
     case failure(Status, FailureCause)
     /// A number outside the window.

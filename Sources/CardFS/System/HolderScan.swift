@@ -14,7 +14,10 @@ public struct HolderScan: Sendable {
 
         /// `4711 (dd) has /mnt/dma/rx open`.
         public var description: String {
-            switch use {
+            // A process chooses its name.
+            let command = QuotedText.line(command)
+            let path = QuotedText.line(path)
+            return switch use {
             case .open: "\(pid) (\(command)) has \(path) open"
             case .workingDirectory: "\(pid) (\(command)) has its working directory in \(path)"
             case .root: "\(pid) (\(command)) has its root directory in \(path)"

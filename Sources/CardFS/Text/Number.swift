@@ -36,6 +36,27 @@ public enum NumberFailure: UInt8, Error, Hashable, Sendable, CustomStringConvert
     }
 }
 
+extension NumberFailure {
+    /// What is wrong with a text, which is quoted, as the end of a sentence whose subject is the text.
+    func sentence(_ text: UnsafeRawBufferPointer) -> String {
+        let quoted = QuotedText.quotation(text)
+        switch self {
+        case .empty, .onlyNewline: return description
+        case .ambiguousOctal, .tooLarge: return description + ": " + quoted
+        case .notANumber: break
+        }
+        let line = Number.trimmed(text)
+        let reason =
+            line.contains(UInt8(ascii: "\n"))
+            ? " has more than one line"
+            : line.contains(0)
+                ? " has a NUL byte"
+                : line.first == UInt8(ascii: "-") || line.first == UInt8(ascii: "+")
+                    ? " has a sign" : line.isEmpty ? " is blank" : ""
+        return description + ": " + quoted + reason
+    }
+}
+
 /// What a text of one number came to. A trivial value, so that the data path may have it.
 public enum ParsedNumber: Hashable, Sendable {
     /// The number.
@@ -56,8 +77,8 @@ public enum ParsedStore: Hashable, Sendable {
 
 /// The numbers a person writes into a file: decimal, `0x`, `0b` or `0o`, in UTF-8.
 ///
-/// Blanks around the number and one newline at the end are forgiven, because `echo` and `printf` make them; nothing else
-/// is. None of this allocates or locks, so any thread may call it.
+/// Blanks around the number and one newline at the end, also CR LF, are forgiven, because `echo`, `printf` and files of other
+/// systems make them; nothing else is. None of this allocates or locks, so any thread may call it.
 public enum Number {
     /// Reads one number, which may be at most `limit`.
     @_noLocks public static func parse(_ text: UnsafeRawBufferPointer, limit: UInt64 = .max) -> ParsedNumber {
@@ -112,11 +133,19 @@ public enum Number {
         guard range.lower < range.upper else { return .empty }
         if text[range.upper &- 1] == UInt8(ascii: "\n") {
             range.upper &-= 1
+            if range.lower < range.upper, text[range.upper &- 1] == UInt8(ascii: "\r") { range.upper &-= 1 }
             if range.lower == range.upper { return .onlyNewline }
         }
         while range.lower < range.upper, isBlank(text[range.upper &- 1]) { range.upper &-= 1 }
         while range.lower < range.upper, isBlank(text[range.lower]) { range.lower &+= 1 }
         return nil
+    }
+
+    /// A line without its newline and the blanks around it.
+    static func trimmed(_ text: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+        var range = ByteRange(lower: 0, upper: text.count)
+        guard trim(text, &range) == nil else { return UnsafeRawBufferPointer(start: nil, count: 0) }
+        return UnsafeRawBufferPointer(rebasing: text[range.lower..<range.upper])
     }
 
     @_noLocks private static func isBlank(_ byte: UInt8) -> Bool {

@@ -1,3 +1,5 @@
+import DriverCore
+
 /// What a file does, as the dispatcher of a callback sees it.
 enum FileKind {
     case directory
@@ -18,12 +20,27 @@ enum FileKind {
     case receive
     /// Lines that are sampled once for each open, and take lines where they can be written.
     case text
+    /// `last_error`: lines that are added at its end; offsets are positions in all that was ever written.
+    case failureLog
     /// `interrupts/log`.
     case interruptLog
     /// `trace`: lines as `interrupts/log` has them; takes `on` and `off`.
     case trace
     /// `state`: text whose changes can be polled for.
     case state
+}
+
+extension FileKind {
+    /// st_blksize, which the C library and others take for the size of their buffers. Where a read has an effect they must not
+    /// read ahead, nor begin before the place they were sent to: the size is that of one word.
+    var blockSize: Int {
+        switch self {
+        case .resource, .configuration, .receive: 4
+        case .transmit: PayloadArena.payloadByteCount
+        // A line that is written is not cut.
+        default: 4096
+        }
+    }
 }
 
 /// The names of nodes towards the kernel. Files that are made up in the look-up carry all that is to be known of them in

@@ -31,6 +31,14 @@ struct Node {
     /// The st_size of a file that is only written: no write passes it, and appending still stays below the kernel's limit.
     static let endlessSize: UInt64 = 1 << 62
 
+    /// Whether it is a file, not a directory or a link.
+    var isRegular: Bool {
+        switch kind {
+        case .directory, .link: false
+        default: true
+        }
+    }
+
     /// Whether each look-up makes a node of its own towards the kernel, with the same st_ino. The kernel serialises the writes
     /// to one node, and a process that waits for that lock does not even die: so no two opens share the node of a file whose
     /// write may wait. Text whose length varies has a size that is true for one sample only.

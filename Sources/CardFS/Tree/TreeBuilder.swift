@@ -8,7 +8,6 @@ import Synchronization
 struct TreeBuilder {
     let device: Device
     let options: MountOptions
-    let failures: FailureLog
     let mount: UnsafeMutablePointer<MountState>
     let link: TreeLink
 
@@ -193,7 +192,8 @@ struct TreeBuilder {
                     switch line {
                     case "stream": device.dma?.framing = .stream
                     case "packet": device.dma?.framing = .packet
-                    default: throw FileError(EINVAL, "\"\(line)\" is no framing; write stream or packet")
+                    default:
+                        throw FileError(EINVAL, "\(QuotedText.quotation(line)) is no framing; write stream or packet")
                     }
                     mount.value.pointee.packetLimit.store(
                         line == "packet" ? mount.value.pointee.maximumPacketLength : .max,
@@ -212,7 +212,7 @@ struct TreeBuilder {
                 command: { line, _ throws(FileError) in
                     guard let engine = DMAEngine(rawValue: line) else {
                         let known = DMAEngine.allCases.map(\.rawValue).joined(separator: ", ")
-                        throw FileError(EINVAL, "\"\(line)\" is no engine; the engines are \(known)")
+                        throw FileError(EINVAL, "\(QuotedText.quotation(line)) is no engine; the engines are \(known)")
                     }
                     do throws(StatusError) { try device.dma?.select(engine) } catch { throw FileError(error) }
                 }
@@ -269,7 +269,7 @@ struct TreeBuilder {
                 parent: directory,
                 kind: .text,
                 mode: 0o444,
-                read: { device.lastTransferFailure?.text ?? "none\n" }
+                read: { device.lastTransferFailure.map { QuotedText.lines($0.text) } ?? "none\n" }
             )
         )
     }
@@ -314,20 +314,24 @@ struct TreeBuilder {
 
     private func addControls(_ tree: inout Tree) {
         let device = device
-        let failures = failures
         let link = link
         tree.add(Node(name: "state", parent: 1, kind: .state, mode: 0o444, read: { device.stateText }))
+        let commands = Command.allCases.map { "\($0.rawValue) \($0.summary)\n" }.joined()
         tree.add(
             Node(
                 name: "ctl",
                 parent: 1,
                 kind: .text,
                 mode: mode(0o660),
-                read: { Command.allCases.map { "\($0.rawValue) \($0.summary)\n" }.joined() },
+                size: UInt64(commands.utf8.count),
+                read: { commands },
                 command: { line, cancellation throws(FileError) in
                     guard let command = Command(rawValue: line) else {
                         let known = Command.allCases.map(\.rawValue).joined(separator: ", ")
-                        throw FileError(EINVAL, "\"\(line)\" is no command; the commands are \(known)")
+                        throw FileError(
+                            EINVAL,
+                            "\(QuotedText.quotation(line)) is no command; the commands are \(known)"
+                        )
                     }
                     do throws(StatusError) { try command.run(device, cancellation) } catch { throw FileError(error) }
                 }
@@ -342,7 +346,7 @@ struct TreeBuilder {
                 size: Node.streamSize,
                 write: { line throws(FileError) in
                     guard line == "on" || line == "off" else {
-                        throw FileError(EINVAL, "\"\(line)\" is neither on nor off")
+                        throw FileError(EINVAL, "\(QuotedText.quotation(line)) is neither on nor off")
                     }
                     link.fileSystem?.setTrace(line == "on")
                 }
@@ -361,9 +365,8 @@ struct TreeBuilder {
             Node(
                 name: "last_error",
                 parent: 1,
-                kind: .text,
-                mode: 0o444,
-                read: { failures.text }
+                kind: .failureLog,
+                mode: 0o444
             )
         )
         let controls = device.function.controls

@@ -329,6 +329,7 @@ extension Device {
         do {
             try function.changeCommand(set: .memorySpace, clear: .busMaster)
             resources = try ResourceLists.of(function)
+            setAssignedAddresses(resources)
             snapshot = try ConfigurationSnapshot(of: function)
             let capability = try function.capability(
                 ConfigurationSpace.Capability.powerManagement,

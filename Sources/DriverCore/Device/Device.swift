@@ -78,6 +78,7 @@ public final class Device: @unchecked Sendable {
     private var pnp = PnPState.notStarted
     private var power = PowerState.d3
     private var failure: TransferFailure?
+    private var assignedAddresses: [Int: UInt64] = [:]
     private var hooks = FileLayerHooks()
 
     /// Takes a function that a driver of `drivers` matches (driver matching by ID; the first match wins).
@@ -319,22 +320,47 @@ public final class Device: @unchecked Sendable {
         else { return .gone }
         let offset = powerManagement.load(ordering: .relaxed)
         if offset != 0, let control = try? function.readConfiguration(offset, .word), control & 3 != 0 {
-            return .notInD0
+            return .asleep
         }
         guard let command = try? function.readConfiguration(ConfigurationSpace.command, .word) else { return .gone }
         return UInt16(truncatingIfNeeded: command) & ConfigurationSpace.Command.memorySpace.rawValue == 0
             ? .decodingOff : .none
     }
+
+    /// The address a BAR was given, and the one its register in configuration space holds now; nil for one that the card has
+    /// not, or when nobody answers. One or two configuration accesses; any thread.
+    public func place(ofBAR bar: Int) -> (assigned: UInt64, now: UInt64)? {
+        guard let assigned = stateLock.locked({ assignedAddresses[bar] }),
+            let register = function.baseAddressRegisters.first(where: { $0.index == bar }),
+            let now = try? ResourceLists.busAddress(of: register, function)
+        else { return nil }
+        return (assigned, now)
+    }
+
+    func setAssignedAddresses(_ resources: ResourceLists) {
+        stateLock.locked {
+            assignedAddresses = [:]
+            for resource in resources.raw {
+                if let bar = resource.bar { assignedAddresses[bar] = resource.start }
+            }
+        }
+    }
+
+    /// The answer to a doubt of the registers.
+    fileprivate func answer(_ subject: UInt32) -> RegisterFault {
+        func isMoved(_ bar: UInt32) -> Bool { place(ofBAR: Int(bar)).map { $0.assigned != $0.now } ?? false }
+        if subject >= RegisterDoubt.placeAlone {
+            return isMoved(subject - RegisterDoubt.placeAlone) ? .moved : .none
+        }
+        let seen = transitions.load(ordering: .sequentiallyConsistent)
+        let fault = examine()
+        if fault == .gone { reportMissing(since: seen) }
+        guard fault == .none, subject < RegisterDoubt.presence else { return fault }
+        return isMoved(subject) ? .moved : .none
+    }
 }
 
-private func answerDoubt(_ context: UnsafeMutableRawPointer) -> UInt32 {
+private func answerDoubt(_ context: UnsafeMutableRawPointer, _ subject: UInt32) -> UInt32 {
     let device = context.assumingMemoryBound(to: Unmanaged<Device>?.self).pointee
-    let fault =
-        device?._withUnsafeGuaranteedRef { device in
-            let seen = device.transitions.load(ordering: .sequentiallyConsistent)
-            let fault = device.examine()
-            if fault == .gone { device.reportMissing(since: seen) }
-            return fault
-        } ?? .gone
-    return UInt32(fault.rawValue)
+    return UInt32((device?._withUnsafeGuaranteedRef { $0.answer(subject) } ?? .gone).rawValue)
 }

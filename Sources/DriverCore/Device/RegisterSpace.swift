@@ -22,6 +22,18 @@ public enum RegisterFault: UInt8, Sendable {
     case driverOwned
     /// Memory decoding is off in the command register (EIO).
     case decodingOff
+    /// The BAR's register in configuration space does not hold the address the BAR was given (EIO).
+    case moved
+    /// The power management register says a low-power state that this driver has not asked for (EAGAIN).
+    case asleep
+}
+
+/// What a register access is in doubt about, as the subject of the question it asks.
+enum RegisterDoubt {
+    /// Whether the card is there, and if so awake and decoding.
+    static var presence: UInt32 { @_noLocks get { 6 } }
+    /// Whether a BAR is where it was put, and nothing else; the number of the BAR is added.
+    static var placeAlone: UInt32 { @_noLocks get { 8 } }
 }
 
 /// The BARs of a card as the file layer reaches them: checked, one bus access for each access.
@@ -40,6 +52,12 @@ public struct RegisterSpace: ~Copyable {
     private let access: Atomic<UInt32>
     /// Accesses under way, so that a stop can wait before it unmaps.
     private let inside: Atomic<UInt32>
+    /// Stores under way. A load-and-store waits for them, so that none falls between its load and its store.
+    private let storing: Atomic<UInt32>
+    /// Not 0 while a load-and-store is under way: stores wait for its end.
+    private let modifying: Atomic<UInt32>
+    /// Held for a load-and-store: there is one at a time for the whole card, whichever file it comes through.
+    private let modifyLock = Lock()
     private let owned: UnsafeMutablePointer<UInt64>
     private let ownedCount: Int
     private var protectedMask: UInt32 = 0
@@ -47,20 +65,23 @@ public struct RegisterSpace: ~Copyable {
     private let presence: UInt64
     private let carriedOutByDriver: UInt64
     private var storeRoutine: (context: UnsafeMutableRawPointer, routine: chw_store_routine)?
-    private let doubt: chw_question
+    private let doubt: chw_question_about
     private let doubtContext: UnsafeMutableRawPointer
 
-    /// `doubt` is called when a value is all ones or zero, and after writes that nothing else tells of; it asks the card for its vendor ID and answers the
-    /// raw value of a ``RegisterFault``.
+    /// `doubt` is called when a value is all ones or zero, and after writes that nothing else tells of; it asks the card for its
+    /// vendor ID and answers the raw value of a ``RegisterFault``. Its subject is a BAR that may have been moved, since nobody
+    /// answered there, or one of ``RegisterDoubt``.
     init(
         map: RegisterMap,
         doubtContext: UnsafeMutableRawPointer,
-        doubt: @escaping chw_question
+        doubt: @escaping chw_question_about
     ) {
         windows = .allocate(capacity: 6)
         windows.initialize(repeating: .none, count: 6)
         access = Atomic(Access.off)
         inside = Atomic(0)
+        storing = Atomic(0)
+        modifying = Atomic(0)
         let offsets = map.registers.filter(\.isDriverOwned).map(\.offset)
         owned = .allocate(capacity: max(1, offsets.count))
         for (index, offset) in offsets.enumerated() { owned[index] = offset }
@@ -75,6 +96,7 @@ public struct RegisterSpace: ~Copyable {
     deinit {
         windows.deallocate()
         owned.deallocate()
+        modifyLock.destroy()
     }
 
     /// Mount options: lets writes through to protected BARs, and to registers the driver owns.
@@ -105,7 +127,8 @@ public struct RegisterSpace: ~Copyable {
         value = windows[bar].load(offset, width)
         leave()
         // All ones is what a bus returns for nobody; zero is what a slot without power reads as. Both are also data.
-        return value == 0 || value == width.allOnes ? verify() : .none
+        if value == width.allOnes { return verify(UInt32(truncatingIfNeeded: bar)) }
+        return value == 0 ? verify(RegisterDoubt.presence) : .none
     }
 
     /// One write of `width` at `offset` of a BAR.
@@ -113,11 +136,14 @@ public struct RegisterSpace: ~Copyable {
         let fault = checkWrite(bar, offset, width.rawValue)
         guard fault == .none else { return fault }
         guard enter() else { return absence() }
+        beginStore()
         store(bar, offset, width, value)
-        return leaveAfterWrite()
+        endStore()
+        return leaveAfterWrite(bar)
     }
 
-    /// One read and one write of `width`, changing the bits of `mask` only. Two accesses, not atomic for the card.
+    /// One read and one write of `width`, changing the bits of `mask` only. Two accesses, not atomic for the card; no other
+    /// access of this space stores in between.
     @_noLocks public func modify(
         bar: Int,
         offset: UInt64,
@@ -128,9 +154,15 @@ public struct RegisterSpace: ~Copyable {
         let refused = checkWrite(bar, offset, width.rawValue)
         guard refused == .none else { return refused }
         var old: UInt64 = 0
+        beginModify()
         let fault = read(bar: bar, offset: offset, width: width, into: &old)
-        guard fault == .none else { return fault }
-        return write(bar: bar, offset: offset, width: width, (old & ~mask) | (value & mask))
+        guard fault == .none, enter() else {
+            endModify()
+            return fault == .none ? absence() : fault
+        }
+        store(bar, offset, width, (old & ~mask) | (value & mask))
+        endModify()
+        return leaveAfterWrite(bar)
     }
 
     /// Reads `byteCount` bytes, which must be one natural access or a longer multiple of 4: ascending 32-bit accesses.
@@ -149,17 +181,20 @@ public struct RegisterSpace: ~Copyable {
         }
         let fault = checkRun(bar, offset, byteCount)
         guard fault == .none else { return fault }
-        var suspicious = false
+        var hasZeros = false
+        var hasOnes = false
         guard enter() else { return absence() }
         var at = 0
         while at < byteCount {
             let value = windows[bar].load32(offset &+ UInt64(at))
-            if value == 0 || value == .max { suspicious = true }
+            if value == 0 { hasZeros = true }
+            if value == .max { hasOnes = true }
             bytes.storeBytes(of: value, toByteOffset: at, as: UInt32.self)
             at &+= 4
         }
         leave()
-        return suspicious ? verify() : .none
+        if hasOnes { return verify(UInt32(truncatingIfNeeded: bar)) }
+        return hasZeros ? verify(RegisterDoubt.presence) : .none
     }
 
     /// Writes `byteCount` bytes, which must be one natural access or a longer multiple of 4: ascending 32-bit accesses.
@@ -181,11 +216,17 @@ public struct RegisterSpace: ~Copyable {
         guard enter() else { return absence() }
         var at = 0
         while at < byteCount {
-            let word = bytes.loadUnaligned(fromByteOffset: at, as: UInt32.self)
-            store(bar, offset &+ UInt64(at), .long, UInt64(word))
-            at &+= 4
+            // In short runs: a load-and-store waits for the end of one.
+            let end = byteCount &- at < Self.runByteCount ? byteCount : at &+ Self.runByteCount
+            beginStore()
+            while at < end {
+                let word = bytes.loadUnaligned(fromByteOffset: at, as: UInt32.self)
+                store(bar, offset &+ UInt64(at), .long, UInt64(word))
+                at &+= 4
+            }
+            endStore()
         }
-        return leaveAfterWrite()
+        return leaveAfterWrite(bar)
     }
 
     /// What is wrong with an access, without making it.
@@ -238,32 +279,63 @@ public struct RegisterSpace: ~Copyable {
         return false
     }
 
+    private static var runByteCount: Int { @_noLocks get { 256 } }
+
+    /// Before a store. Takes no lock but while a load-and-store is under way.
+    @_noLocks private func beginStore() {
+        storing.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        if modifying.load(ordering: .sequentiallyConsistent) == 0 { return }
+        storing.wrappingSubtract(1, ordering: .sequentiallyConsistent)
+        modifyLock.lock()
+        storing.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        modifyLock.unlock()
+    }
+
+    @_noLocks private func endStore() { storing.wrappingSubtract(1, ordering: .sequentiallyConsistent) }
+
+    /// Before a load-and-store: keeps others out, and waits for the stores under way, each of which takes a few bus accesses.
+    @_noLocks private func beginModify() {
+        modifyLock.lock()
+        modifying.store(1, ordering: .sequentiallyConsistent)
+        while storing.load(ordering: .sequentiallyConsistent) != 0 { chw_pause() }
+    }
+
+    @_noLocks private func endModify() {
+        modifying.store(0, ordering: .sequentiallyConsistent)
+        modifyLock.unlock()
+    }
+
     @_noLocks private func leave() { inside.wrappingSubtract(1, ordering: .sequentiallyConsistent) }
 
     /// A write is posted: it tells nothing of a card that has left or sleeps. A read behind it does, and comes back only when
-    /// the write has reached the card.
-    @_noLocks private func leaveAfterWrite() -> RegisterFault {
-        var isSuspicious = true
-        if presence < windows[0].byteCount {
-            let value = windows[0].load32(presence)
-            isSuspicious = value == 0 || value == .max
+    /// the write has reached the card. It is a read of BAR0: for another BAR its place is looked at too.
+    @_noLocks private func leaveAfterWrite(_ bar: Int) -> RegisterFault {
+        let number = UInt32(truncatingIfNeeded: bar)
+        guard presence < windows[0].byteCount else {
+            leave()
+            return verify(number)
         }
+        let value = windows[0].load32(presence)
         leave()
-        return isSuspicious ? verify() : .none
+        if value == .max || value == 0 {
+            let fault = verify(value == 0 ? RegisterDoubt.presence : 0)
+            guard fault == .none else { return fault }
+        }
+        return bar == 0 ? .none : verify(RegisterDoubt.placeAlone &+ number)
     }
 
     /// Whether the card is there, for somebody who waits for it.
     @_noLocks public func look() -> RegisterFault {
         guard enter() else { return absence() }
-        return leaveAfterWrite()
+        return leaveAfterWrite(0)
     }
 
     @_noLocks private func absence() -> RegisterFault {
         access.load(ordering: .acquiring) == Access.gone ? .gone : .notInD0
     }
 
-    @_noLocks private func verify() -> RegisterFault {
-        RegisterFault(rawValue: UInt8(truncatingIfNeeded: chw_ask(doubt, doubtContext))) ?? .gone
+    @_noLocks private func verify(_ subject: UInt32) -> RegisterFault {
+        RegisterFault(rawValue: UInt8(truncatingIfNeeded: chw_ask_about(doubt, doubtContext, subject))) ?? .gone
     }
 
     // MARK: What the device does

@@ -54,9 +54,7 @@ public struct ResourceLists: Sendable {
         var translated: [ResourceDescriptor] = []
         for bar in function.usableBARs {
             let type: ResourceType = bar.kind == .io ? .port : .memory
-            let offset = ConfigurationSpace.baseAddress0 + 4 * bar.index
-            var address = UInt64(try function.readConfiguration(offset, .long)) & (bar.kind == .io ? ~3 : ~15)
-            if bar.kind == .memory64 { address |= UInt64(try function.readConfiguration(offset + 4, .long)) << 32 }
+            let address = try busAddress(of: bar, function)
             raw.append(ResourceDescriptor(type: type, start: address, length: bar.byteCount, bar: bar.index))
             translated.append(
                 ResourceDescriptor(type: type, start: bar.address.value, length: bar.byteCount, bar: bar.index)
@@ -74,6 +72,14 @@ public struct ResourceLists: Sendable {
             translated.append(interrupt)
         }
         return ResourceLists(raw: raw, translated: translated)
+    }
+
+    /// The address a base address register holds now.
+    static func busAddress(of bar: BaseAddressRegister, _ function: any PCIFunction) throws(BusError) -> UInt64 {
+        let offset = ConfigurationSpace.baseAddress0 + 4 * bar.index
+        let address = UInt64(try function.readConfiguration(offset, .long)) & (bar.kind == .io ? ~3 : ~15)
+        guard bar.kind == .memory64 else { return address }
+        return address | UInt64(try function.readConfiguration(offset + 4, .long)) << 32
     }
 
     /// The translated memory resource of a BAR.

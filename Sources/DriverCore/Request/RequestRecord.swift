@@ -70,6 +70,8 @@ public enum FailureCause: UInt8, Sendable {
     case startFailed
     /// The card is not in D0.
     case notInD0
+    /// The card sleeps, and this driver has not sent it to sleep.
+    case asleep
     /// Close waited long enough; the card still has bytes to take.
     case stillSending
     /// The ring was taken back from the program that had borrowed from it.
