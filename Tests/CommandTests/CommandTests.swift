@@ -112,7 +112,7 @@ import Testing
             function: "",
             line: 1
         )
-        #expect(LogLine.text(event, metadata: ["a": "1"]) == "two lines: no; yes a=1 b=2")
+        #expect(LogLine.text(event, metadata: ["a": "1"]) == #"two\012lines: no; yes a=1 b=2"#)
     }
 
     @Test(arguments: [

@@ -154,7 +154,7 @@ extension MountTests {
             Refused("sim/wire", "x", "EINVAL", "wire is loopback, sink or source"),
             Refused("sim/rate", "fast", "EINVAL", "rate is unlimited or bytes per second"),
             Refused("sim/fault", "x", "EINVAL", "fault is one of none"),
-            Refused("sim/link", "x", "EINVAL", "link is up or down"),
+            Refused("sim/link", "x", "EINVAL", "link is up, down, or one of the errors"),
             Refused("sim/received", "x", "EINVAL", "received takes clear"),
         ]
 

@@ -10,7 +10,8 @@ public final class PassiveWorker: @unchecked Sendable {  // guarded by `lock`
 
     /// Throws when the host gives no thread.
     init(name: String) throws(BusError) {
-        thread = try Thread(starting: name) { [unowned self] in self.run() }
+        // The thread keeps the worker until ``stop()``: its last work may be what lets go of the device.
+        thread = try Thread(starting: name) { [self] in run() }
     }
 
     deinit { lock.destroy() }
@@ -26,13 +27,13 @@ public final class PassiveWorker: @unchecked Sendable {  // guarded by `lock`
         }
     }
 
-    /// Finishes what is queued and ends the thread.
+    /// Finishes what is queued and ends the thread; called by the thread itself, it ends when it comes back to its queue.
     func stop() {
         lock.locked {
             isEnding = true
             lock.broadcast()
         }
-        thread?.join()
+        if let thread, thread.isCurrent { thread.detach() } else { thread?.join() }
         thread = nil
     }
 

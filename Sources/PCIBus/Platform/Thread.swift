@@ -71,9 +71,12 @@ public struct Thread: @unchecked Sendable {  // the handle is an integer
     /// Lets the thread go: nobody will join it, because it may never end.
     public func detach() { pthread_detach(handle) }
 
+    /// Whether the calling thread is this one.
+    public var isCurrent: Bool { pthread_equal(handle, pthread_self()) != 0 }
+
     /// Waits for the thread to end. A thread that waits for itself is a defect, and the process ends.
     public func join() {
-        precondition(pthread_equal(handle, pthread_self()) == 0, "a thread cannot wait for its own end")
+        precondition(!isCurrent, "a thread cannot wait for its own end")
         pthread_join(handle, nil)
     }
 }
