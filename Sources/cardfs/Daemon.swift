@@ -173,11 +173,8 @@ final class Readiness {
     /// Says that the mount answers, and lets go of the terminal. False when nobody listens any more.
     func tellReady() -> Bool {
         let wasHeard = tell("ok\n")
-        let null = open("/dev/null", O_RDWR | O_CLOEXEC)
-        if null >= 0 {
-            dup2(null, STDERR_FILENO)
-            close(null)
-        }
+        // The daemon's standard output is /dev/null from its start; what it gave up with its privileges includes opening it.
+        dup2(STDOUT_FILENO, STDERR_FILENO)
         return wasHeard
     }
 
