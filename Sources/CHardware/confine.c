@@ -26,7 +26,7 @@ int chw_set_capabilities(uint64_t effective, uint64_t permitted) {
 }
 
 int chw_forbid_privileges(uint64_t kept) {
-    // No program that is run later may have more, whoever owns it.
+    // A program that is run later gets no more, not even a setuid one.
     for (int capability = 0; capability < 64; capability++) {
         if (!(kept >> capability & 1)) (void)prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
     }

@@ -24,7 +24,7 @@ struct ChannelContext {
     let policy: TransferPolicy
 
     /// Bytes that a counter of the card has moved since it showed `base`; nil where no card answers or it has none. At most
-    /// `limit`, which is what they can be: more is no count.
+    /// `limit`, the most they can be; a higher count is not believed.
     func bytes(_ counter: UInt64, since base: UInt32, limit: Int) -> Int? {
         guard isFullCard, window.load32(SpaceWireLayout.status) != .max else { return nil }
         let moved = Int(window.load32(counter) &- base)

@@ -55,7 +55,7 @@ extension SpaceWireDriver {
         tellIfReady(1)
     }
 
-    /// What the receiver was told cannot be so: both engines are reset, and the receiver begins anew when its reader knows.
+    /// The card gave the receiver an impossible number: both engines are reset, and the receiver restarts once a reader was told.
     private func recoverReceiver() {
         let (found, count) = receive.control { ($0.fault, $0.counters.cardErrors) }
         guard let found else { return }

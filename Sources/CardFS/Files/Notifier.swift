@@ -19,7 +19,7 @@ struct Happening: OptionSet, Hashable {
     static let all: [Happening] = [.room, .arrival, .interrupt, .trace, .state, .removal]
 }
 
-/// The thread of a mount that answers those who wait and wakes those who poll. Whoever completes DMA only says that something
+/// The thread of a mount that answers those who wait and wakes those who poll. The thread that completes DMA only says that something
 /// happened: how many wait for it costs the data path nothing.
 ///
 /// Many who wait for one thing are woken in rounds with rests between, so that the programs that wake take a twentieth of a
