@@ -26,7 +26,6 @@ need rsync 'command -v rsync'
 need xxd 'command -v xxd'
 need bsdextrautils 'command -v hexdump'
 need diffutils 'command -v cmp'
-need rsync 'command -v rsync'
 need valgrind 'command -v valgrind'
 need gcc 'command -v cc'
 need binutils 'command -v strip'
@@ -90,8 +89,9 @@ trap 'sweep; exit 130' INT TERM
 
 # A crash is a failure like any other; nobody is at a terminal to look at a backtrace, which takes minutes to make.
 export SWIFT_BACKTRACE=enable=no
-# Swift Testing alone: there are no tests of the older kind.
-TEST="swift test --disable-xctest"
+# Swift Testing alone: there are no tests of the older kind. As many at a time as there are processors: the tests wait by
+# blocking their thread, and one that has begun, but has no thread, would use up its time limit.
+TEST="swift test --disable-xctest --experimental-maximum-parallelization-width $(nproc)"
 # Sanitizers slow mounts down until they measure nothing but themselves, and the daemon is another process anyway.
 WITHOUT_MOUNTS="--skip ^MountTests --skip ^CommandTests"
 

@@ -350,6 +350,7 @@ import Testing
         try device.start()
         var looks = 0
         var lastAbsent: UInt64 = 0
+        defer { function.looked = nil }  // it holds the function
         function.looked = {
             looks += 1
             switch looks {

@@ -258,6 +258,7 @@ import Testing
     @Test func `a stop takes nothing away while an access is under way`() throws {
         let bar = try #require(function.bars[0])
         let (inside, early) = (Cancellation(), Cancellation())
+        defer { bar.reading = nil }  // it holds the function, which holds the BAR
         bar.reading = { [function, registers] in
             inside.cancel()
             // The stop refuses new accesses; then it must wait for this one.

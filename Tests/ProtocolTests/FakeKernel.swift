@@ -43,6 +43,8 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
     let fileSystem: CardFileSystem
     let session: Session
     private let socket: CInt
+    /// Where each message is received: kept, since the address sanitizer takes a millisecond to give two megabytes.
+    private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 2 << 20, alignment: 16)
     private var unique: UInt64 = 100
     /// Whose requests these are.
     var user: UInt32 = 0
@@ -74,6 +76,7 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
     deinit {
         fileSystem.close()
         Glibc.close(socket)
+        buffer.deallocate()
     }
 
     /// The number the next request will have.
@@ -108,10 +111,9 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
     func receive(milliseconds: CInt) -> Bool {
         var ready = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
         guard Glibc.poll(&ready, 1, milliseconds) == 1 else { return false }
-        var buffer = [UInt8](repeating: 0, count: 2 << 20)
-        let count = recv(socket, &buffer, buffer.count, 0)
+        let count = recv(socket, buffer.baseAddress, buffer.count, 0)
         guard count >= MemoryLayout<fuse_out_header>.size else { return false }
-        let header = buffer.withUnsafeBytes { $0.loadUnaligned(as: fuse_out_header.self) }
+        let header = buffer.loadUnaligned(as: fuse_out_header.self)
         #expect(Int(header.len) == count)
         let body = Array(buffer[MemoryLayout<fuse_out_header>.size..<count])
         let reply = Reply(unique: header.unique, error: header.unique == 0 ? header.error : -header.error, bytes: body)
