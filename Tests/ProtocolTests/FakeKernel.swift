@@ -74,7 +74,18 @@ final class FakeKernel: @unchecked Sendable {  // used by one thread; replies co
     }
 
     deinit {
+        // The replies to all that waits are more than the socket holds.
+        let (socket, isClosed) = (socket, Cancellation())
+        let receiver = Thread(name: "receiver") {
+            var byte: UInt8 = 0
+            var ready = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
+            while !isClosed.isCancelled {
+                if Glibc.poll(&ready, 1, 1) == 1 { recv(socket, &byte, 1, 0) }
+            }
+        }
         fileSystem.close()
+        isClosed.cancel()
+        receiver.join()
         Glibc.close(socket)
         buffer.deallocate()
     }

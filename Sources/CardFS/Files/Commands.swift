@@ -11,6 +11,8 @@ final class Commands: @unchecked Sendable {  // guarded by `lock`
         let cancellation: Cancellation
         let caller: SendableRequest
         let node: UInt64
+        /// In whose account it is counted.
+        let account: UnsafeMutablePointer<UserShares.Account>?
         /// Its own thread answers a writer whose signals are only about to be awaited.
         var isRegistering = true
         var isBegun = false
@@ -30,11 +32,18 @@ final class Commands: @unchecked Sendable {  // guarded by `lock`
         _ count: Int,
         _ body: @escaping @Sendable (Cancellation) throws(FileError) -> Void
     ) {
+        let account: UnsafeMutablePointer<UserShares.Account>?
+        switch fileSystem.mount.pointee.users.take(.commands, callingUser(request)) {
+        case .taken(let own): account = own
+        case .refused(let reach):
+            fileSystem.refuse(request, node, .commands, reach)
+            return
+        }
         let cancellation = Cancellation()
         let caller = SendableRequest(request)
         let id = lock.locked {
             nextID += 1
-            entries[nextID] = Entry(cancellation: cancellation, caller: caller, node: node)
+            entries[nextID] = Entry(cancellation: cancellation, caller: caller, node: node, account: account)
             return nextID
         }
         // Before the worker can answer the request: afterwards it may be gone.
@@ -42,7 +51,7 @@ final class Commands: @unchecked Sendable {  // guarded by `lock`
         let isInterrupted = lock.locked {
             entries[id]?.isRegistering = false
             guard cancellation.isCancelled else { return false }
-            return entries.removeValue(forKey: id) != nil
+            return remove(fileSystem, id) != nil
         }
         if isInterrupted {
             fileSystem.fail(request, node, EINTR, Self.tooEarly)
@@ -56,7 +65,7 @@ final class Commands: @unchecked Sendable {  // guarded by `lock`
             guard isAwaited else { return }
             var failure: FileError?
             do throws(FileError) { try body(cancellation) } catch { failure = error }
-            _ = lock.locked { entries.removeValue(forKey: id) }
+            _ = lock.locked { remove(fileSystem, id) }
             fileSystem.readinessMayHaveChanged()
             if let failure {
                 fileSystem.fail(caller.request, node, failure.code, failure.sentence)
@@ -64,23 +73,30 @@ final class Commands: @unchecked Sendable {  // guarded by `lock`
                 _ = fuse_reply_write(caller.request, count)
             }
         }
-        guard !isTaken, lock.locked({ entries.removeValue(forKey: id) }) != nil else { return }
+        guard !isTaken, lock.locked({ remove(fileSystem, id) }) != nil else { return }
         fileSystem.fail(request, node, ENODEV, "the mount is ending")
+    }
+
+    /// Takes out an entry, with the lock held; nil when it has been taken out.
+    private func remove(_ fileSystem: CardFileSystem, _ id: UInt) -> Entry? {
+        guard let entry = entries.removeValue(forKey: id) else { return nil }
+        fileSystem.mount.pointee.users.give(.commands, entry.account)
+        return entry
     }
 
     private static let tooEarly = "interrupted before it was begun"
 
     /// A signal for a writer.
     fileprivate func cancel(_ fileSystem: CardFileSystem, _ id: UInt) {
-        guard let entry = stop(id) else { return }
+        guard let entry = stop(fileSystem, id) else { return }
         fileSystem.fail(entry.caller.request, entry.node, EINTR, Self.tooEarly)
     }
 
     /// Cancels a command that has been begun; takes out one that has not, which is then the caller's to answer.
-    private func stop(_ id: UInt) -> Entry? {
+    private func stop(_ fileSystem: CardFileSystem, _ id: UInt) -> Entry? {
         lock.locked {
             guard let entry = entries[id] else { return nil }
-            guard entry.isBegun || entry.isRegistering else { return entries.removeValue(forKey: id) }
+            guard entry.isBegun || entry.isRegistering else { return remove(fileSystem, id) }
             entry.cancellation.cancel()
             return nil
         }
@@ -89,7 +105,7 @@ final class Commands: @unchecked Sendable {  // guarded by `lock`
     /// Ends everything, for a mount that ends.
     func cancelAll(_ fileSystem: CardFileSystem) {
         for id in lock.locked({ Array(entries.keys) }) {
-            guard let entry = stop(id) else { continue }
+            guard let entry = stop(fileSystem, id) else { continue }
             fileSystem.fail(entry.caller.request, entry.node, ENODEV, "the mount is ending")
         }
     }

@@ -37,7 +37,24 @@ extension CardFileSystem {
     ) {
         let handle = mount.pointee.handles.pointee[number]
         if handle.pointee.kind == .receive, command == RingMessage.command {
-            fail(request, id, EOPNOTSUPP, "the driver \(device.driverName) lends no ring; read dma/rx instead")
+            if !mount.pointee.lendsRing {
+                fail(request, id, EOPNOTSUPP, "the driver \(device.driverName) lends no ring; read dma/rx instead")
+            } else if !mount.pointee.mayMapRing(callingUser(request)) {
+                fail(
+                    request,
+                    id,
+                    EACCES,
+                    "the ring is lent to those who can map dma/buffer, root and user \(mount.pointee.daemonUser) who serves the"
+                        + " mount; read dma/rx instead"
+                )
+            } else {
+                fail(
+                    request,
+                    id,
+                    EINVAL,
+                    "the message of the ioctl has \(input.count) bytes, not \(RingMessage.byteCount)"
+                )
+            }
             return
         }
         // Programs ask every file whether it is a terminal: what is unknown is no failure to be remembered.

@@ -11,6 +11,13 @@ enum LinePlace {
     case isPiece
 }
 
+/// Whether a write at offset 0 is a whole line behind which nothing has begun: neither ``HandleTable/place(of:_:_:)`` nor
+/// ``HandleTable/accepted(_:_:_:)`` has anything to do then.
+@_noLocks func isWhole(_ handle: UnsafeMutablePointer<Handle>, _ offset: Int, _ bytes: UnsafeRawBufferPointer) -> Bool {
+    guard offset == 0, bytes.count > 0, bytes[bytes.count &- 1] == UInt8(ascii: "\n") else { return false }
+    return handle.pointee.lineEnd == 0
+}
+
 extension HandleTable {
     /// What a write is. Programs write a value and its newline in two writes when they do not buffer (`python3 -u`); what else
     /// follows a value without a newline between is the rest of something that was cut (`dd bs=1`).

@@ -29,6 +29,8 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         var request: OpaquePointer
         var number: UInt64
         var size: Int
+        /// In whose account it is counted.
+        var account: UnsafeMutablePointer<UserShares.Account>?
     }
 
     /// Lines that are made at once for reads that take less than one.
@@ -102,6 +104,13 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
 
     private func wait(_ fileSystem: CardFileSystem, _ request: OpaquePointer, _ number: UInt64, _ size: Int) {
         let handle = fileSystem.mount.pointee.handles.pointee[number]
+        let account: UnsafeMutablePointer<UserShares.Account>?
+        switch fileSystem.mount.pointee.users.take(.lineReads, callingUser(request)) {
+        case .taken(let own): account = own
+        case .refused(let reach):
+            fileSystem.refuse(request, handle.pointee.node, .lineReads, reach)
+            return
+        }
         let id = lock.locked {
             nextID += 2
             registering.insert(nextID)
@@ -112,11 +121,11 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         fileSystem.device.watchPresence(true)
         let isWaiting = lock.locked {
             guard registering.remove(id) != nil else { return false }
-            waiters[id] = Waiter(request: request, number: number, size: size)
+            waiters[id] = Waiter(request: request, number: number, size: size, account: account)
             return true
         }
         guard isWaiting else {
-            fileSystem.device.watchPresence(false)
+            ended(fileSystem, account)
             _ = fuse_reply_err(request, EINTR)
             return
         }
@@ -127,6 +136,12 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         if backlog(fileSystem, handle, number) > 0 || source.isAtEnd(fileSystem) {
             fileSystem.notifier.raise(source.happening)
         }
+    }
+
+    /// A wait has ended.
+    private func ended(_ fileSystem: CardFileSystem, _ account: UnsafeMutablePointer<UserShares.Account>?) {
+        fileSystem.device.watchPresence(false)
+        fileSystem.mount.pointee.users.give(.lineReads, account)
     }
 
     /// Asks that the next line be told to the notifier.
@@ -187,7 +202,7 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
             return Array(dead.values)
         }
         for waiter in dead {
-            fileSystem.device.watchPresence(false)
+            ended(fileSystem, waiter.account)
             failDead(fileSystem, waiter.request, waiter.number)
         }
     }
@@ -211,17 +226,17 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
         for id in lock.locked({ waiters.keys.sorted() }) {
             // Who is not served stays in the list throughout, where a signal finds it. The lock is held for one at a time: a
             // thread that serves requests waits for it.
-            let served: (request: OpaquePointer, bytes: [UInt8])? = lock.locked {
+            let served: (waiter: Waiter, bytes: [UInt8])? = lock.locked {
                 guard let waiter = waiters[id] else { return nil }
                 let bytes = next(fileSystem, waiter.number, waiter.size)
                 guard bytes != nil || isAtEnd else { return nil }
                 waiters[id] = nil
                 if let bytes, bytes.count < waiter.size { fileSystem.armAgain(waiter.number) }
-                return (waiter.request, bytes ?? [])
+                return (waiter, bytes ?? [])
             }
-            guard let (request, bytes) = served else { continue }
-            fileSystem.device.watchPresence(false)
-            _ = cfuse_reply_bytes(request, bytes, bytes.count)
+            guard let (waiter, bytes) = served else { continue }
+            ended(fileSystem, waiter.account)
+            _ = cfuse_reply_bytes(waiter.request, bytes, bytes.count)
             woken += 1
             given += bytes.count
         }
@@ -244,7 +259,7 @@ final class LineReaders: @unchecked Sendable {  // guarded by `lock`
             return waiters.removeValue(forKey: id)
         }
         guard let waiter else { return }
-        fileSystem.device.watchPresence(false)
+        ended(fileSystem, waiter.account)
         _ = fuse_reply_err(waiter.request, EINTR)
     }
 

@@ -24,7 +24,12 @@ final class LookUpSamples: @unchecked Sendable {  // guarded by `lock`
         var sample: Sample?
     }
 
+    /// Texts that are kept at a time. A program may hold any number of files that it has looked up and not opened (O_PATH).
+    private static let capacity = 1024
+
     private let lock = Lock()
+    /// The nodes whose texts were kept, the oldest first; some are not kept any more.
+    private var kept: [UInt64] = []
     private var lookUps: [UInt64: LookUp] = [:]
     /// The newest text of each file; one that says the same again is the same copy.
     private var newest: [Int: TextSample] = [:]
@@ -43,7 +48,14 @@ final class LookUpSamples: @unchecked Sendable {  // guarded by `lock`
 
     /// Keeps the sample of the look-up that made the node `id` at `time`.
     func keep(_ sample: Sample, of id: UInt64, _ time: timespec) {
-        lock.locked { lookUps[id] = LookUp(size: sample.text.bytes.count, time: time, sample: sample) }
+        lock.locked {
+            lookUps[id] = LookUp(size: sample.text.bytes.count, time: time, sample: sample)
+            kept.append(id)
+            guard kept.count >= 2 * Self.capacity else { return }
+            kept.removeAll { lookUps[$0]?.sample == nil }
+            for old in kept.dropLast(Self.capacity) { lookUps[old]?.sample = nil }
+            kept = kept.suffix(Self.capacity)
+        }
     }
 
     /// The sample of a node for the first read through it; nil for later ones, which take samples of their own.

@@ -144,17 +144,46 @@ extension CardFileSystem {
         handle.node = id
         handle.flags = flags
         handle.removals = device.removals.pointee.load(ordering: .acquiring)
+        switch mount.pointee.users.take(.files, callingUser(request)) {
+        case .taken(let account): handle.account = account
+        case .refused(let reach):
+            refuse(request, id, .files, reach)
+            return
+        }
+        guard let open = prepare(&handle, request, id, flags) else {
+            mount.pointee.users.give(.files, handle.account)
+            return
+        }
+        guard let number = mount.pointee.handles.pointee.open() else {
+            if let stream = handle.stream { device.streams.close(stream) }
+            mount.pointee.users.give(.files, handle.account)
+            fail(request, id, ENFILE, "too many files of the card are open")
+            return
+        }
+        mount.pointee.handles.pointee[number].pointee = handle
+        if handle.kind.concernsCard { wakeLatency?.opened() }
+        // The reply by hand: libfuse 3.14 has no field for streams and parallel writes.
+        var reply = fuse_open_out()
+        reply.fh = number
+        reply.open_flags = open
+        let isSent = withUnsafeBytes(of: &reply) { cfuse_reply_bytes(request, $0.baseAddress!, $0.count) } == 0
+        // An open that was interrupted is never released.
+        if !isSent { closeFile(number) }
+    }
+
+    /// Says in a handle what is opened. The flags for the kernel; nil when the open was refused and answered.
+    private func prepare(_ handle: inout Handle, _ request: fuse_req_t, _ id: UInt64, _ flags: CInt) -> UInt32? {
         // Registers and text have nothing to wait for at close.
         var open = UInt32(FOPEN_DIRECT_IO)
         if let number = NodeID.node(id) {
             guard number < tree.nodes.count else {
                 _ = fuse_reply_err(request, ENOENT)
-                return
+                return nil
             }
             let node = tree.nodes[number]
             if let (code, sentence) = refusal(node, flags & O_ACCMODE) {
                 fail(request, id, code, sentence)
-                return
+                return nil
             }
             handle.kind = node.kind
             handle.bar = node.bar
@@ -188,20 +217,7 @@ extension CardFileSystem {
             handle.width = AccessWidth(natural: byteCount) ?? .long
             open |= UInt32(FOPEN_NOFLUSH | FOPEN_PARALLEL_DIRECT_WRITES)
         }
-        guard let number = mount.pointee.handles.pointee.open() else {
-            if let stream = handle.stream { device.streams.close(stream) }
-            fail(request, id, ENFILE, "too many files of the card are open")
-            return
-        }
-        mount.pointee.handles.pointee[number].pointee = handle
-        if handle.kind.concernsCard { wakeLatency?.opened() }
-        // The reply by hand: libfuse 3.14 has no field for streams and parallel writes.
-        var reply = fuse_open_out()
-        reply.fh = number
-        reply.open_flags = open
-        let isSent = withUnsafeBytes(of: &reply) { cfuse_reply_bytes(request, $0.baseAddress!, $0.count) } == 0
-        // An open that was interrupted is never released.
-        if !isSent { closeFile(number) }
+        return open
     }
 
     /// What speaks against opening a node in this way. Root passes every permission check of the kernel, and shall still
@@ -236,6 +252,7 @@ extension CardFileSystem {
             if handle.pointee.kind == .receive { device.dma?.streamClosed(stream) }
             device.streams.close(stream)
         }
+        mount.pointee.users.give(.files, handle.pointee.account)
         mount.pointee.handles.pointee.close(number)
     }
 }

@@ -96,5 +96,33 @@ func metricsText(_ fileSystem: CardFileSystem) -> String {
     add("requests_in_flight", .gauge, "Requests under way.", UInt64(device.pool.pointee.inUse))
     add("open_files", .gauge, "Files open now.", UInt64(counters.pointee.handles.pointee.count))
     add("free_receive_buffers", .gauge, "Receive buffers nobody has.", UInt64(device.arena.pointee.freeReceiveBuffers))
+    metrics += shareMetrics(counters, card)
     return PrometheusText.write(metrics)
+}
+
+/// What users have of what there is, and what they may have.
+private func shareMetrics(_ mount: UnsafeMutablePointer<MountState>, _ card: [Metric.Label]) -> [Metric] {
+    let figures = SharedResource.all.map { (name: $0.name, figures: mount.pointee.users.figures($0)) }
+    func family(_ name: String, _ kind: Metric.Kind, _ help: String, _ value: (UserShares.Figures) -> Int) -> Metric {
+        Metric(
+            "cardfs_" + name,
+            kind,
+            help: help,
+            samples: figures.map {
+                Metric.Sample(
+                    .integer(UInt64(max(0, value($0.figures)))),
+                    labels: card + [Metric.Label("resource", $0.name)]
+                )
+            }
+        )
+    }
+    return [
+        family("shared_limit", .gauge, "How much of it there can be.") { $0.total },
+        family("shared_now", .gauge, "How much of it is taken now.") { $0.now },
+        family("shared_most", .gauge, "The most that was taken at a time.") { $0.most },
+        family("user_limit", .gauge, "How much one user may have who is neither root nor the owner.") { $0.user },
+        family("user_most", .gauge, "The most that one such user had at a time.") { $0.mostOfUser },
+        family("users_limit", .gauge, "How much such users may have together.") { $0.together },
+        family("shared_refused_total", .counter, "How often somebody was refused more.") { $0.refusals },
+    ]
 }

@@ -42,6 +42,12 @@ public struct MountOptions: Hashable, Sendable {
     public var simulatedScatterGather = true
     /// Map registers of a simulated machine; nil for as many as the driver wants.
     public var simulatedMapRegisters: Int?
+    /// Files of the card that one user may have open who is neither root nor the mount's owner.
+    public var userFiles = 4096
+    /// Requests of each kind that such a user may have waiting.
+    public var userRequests = 128
+    /// Payload memory that the waiting requests of such a user may hold, a multiple of 1 MiB.
+    public var userByteCount = 16 << 20
     /// Threads that receive requests, 1…8; nil leaves it to the session.
     public var threads: Int?
     /// How long a receive thread looks for the next request before it sleeps; 0 not at all.
@@ -191,6 +197,21 @@ extension MountOptions {
             options,
             text throws(BadValue) in
             options.simulatedMapRegisters = Int(try number(text, 2...1024))
+        },
+        value("user_files", "N", "files one other user may have open (4096)") {
+            options,
+            text throws(BadValue) in
+            options.userFiles = Int(try number(text, 1...UInt64(HandleTable.capacity)))
+        },
+        value("user_requests", "N", "requests of a kind such a one may have waiting (128)") {
+            options,
+            text throws(BadValue) in
+            options.userRequests = Int(try number(text, 1...65536))
+        },
+        value("user_memory", "SIZE", "payload that such requests may hold (16M)") {
+            options,
+            text throws(BadValue) in
+            options.userByteCount = Int(try size(text, 1 << 20...1 << 36))
         },
         value("threads", "N", "threads that receive requests, 1 to 8") { options, text throws(BadValue) in
             options.threads = Int(try number(text, 1...8))

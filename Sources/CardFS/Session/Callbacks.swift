@@ -243,7 +243,7 @@ private func onRead(
     let number = info.pointee.fh
     // A read(2) has an owner of locks. What fills a page, for a mapping or for sendfile(2), has none.
     if info.pointee.lock_owner == 0, fileSystem(request, { $0.refusePage(request, id, number) }) == true { return }
-    let result = hotRead(request, mountState(request), number, size, offset, info.pointee.flags)
+    let result = hotRead(request, mountState(request), info, size, offset)
     if case .done = result { return }
     _ = fileSystem(request) { fileSystem in
         if case .elsewhere = result {
@@ -263,10 +263,9 @@ private func onWrite(
     _ info: UnsafeMutablePointer<fuse_file_info>?
 ) {
     guard let request, let info, let bytes else { return }
-    let number = info.pointee.fh
-    let (flags, owner) = (info.pointee.flags, info.pointee.lock_owner)
-    let result = hotWrite(request, mountState(request), number, bytes, size, offset, flags, owner)
+    let result = hotWrite(request, mountState(request), info, bytes, size, offset)
     if case .done = result { return }
+    let number = info.pointee.fh
     _ = fileSystem(request) { fileSystem in
         if case .elsewhere = result {
             fileSystem.write(request, id, number, UnsafeRawBufferPointer(start: bytes, count: size), offset)

@@ -74,18 +74,20 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
             throw Self.refusal(error, otherwise: "cardfs list shows the cards of this machine")
         }
         self.device = device
+        owner = (options.uid ?? getuid(), options.gid ?? getgid())
+        let limits = UserLimits(options, requests: capacity.requests, receiveBuffers: capacity.receiveBuffers)
         mount.initialize(
             to: MountState(
                 device: device,
                 options: options,
+                users: UserShares(owner: owner.uid, limits: limits),
                 receiveBuffers: capacity.receiveBuffers,
                 maximumPacketLength: device.dma?.maximumPacketLength ?? 0,
-                reservedBuffers: options.receiveThreads + 2
+                reservedBuffers: options.reservedBuffers
             )
         )
         self.mount = mount
         device.registers.pointee.allow(protectedBARs: options.allowBAR2Writes, driverOwned: options.expert)
-        owner = (options.uid ?? getuid(), options.gid ?? getgid())
         var now = timespec()
         clock_gettime(CLOCK_REALTIME, &now)
         mountTime = now
@@ -274,9 +276,17 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
                 ERANGE,
                 "the offset lies outside the window: the last one is 0x\(hexadecimal(mount.pointee.windowByteCount - 4, digits: 1))"
             )
+        case .refused(let resource, let reach): refuse(request, id, resource, reach)
         case .failure(let status, let cause):
             fail(request, id, status.code, device.dma?.sentence(for: cause, kind: .write) ?? status.name)
         }
+    }
+
+    /// Answers a request that would take more than its user may have.
+    func refuse(_ request: fuse_req_t, _ id: UInt64, _ resource: SharedResource, _ reach: UserShares.Reach) {
+        var code = ENOMEM
+        if resource == .files { code = reach == .user ? EMFILE : ENFILE }
+        fail(request, id, code, mount.pointee.users.sentence(resource, reach, callingUser(request)))
     }
 
     private func explain(_ fault: RegisterFault, _ handle: Handle) -> (CInt, String) {
@@ -345,4 +355,8 @@ extension MountOptions {
     /// Receive threads: two, so that one can copy a request while the other works on the one before. One when it spins: a
     /// second one would be woken for each request, and find it taken.
     var receiveThreads: Int { threads ?? (spinNanoseconds > 0 ? 1 : 2) }
+
+    /// Receive buffers that no request may take that waits: one for each receive thread to go on with, and two to read long
+    /// pieces of a BAR.
+    var reservedBuffers: Int { receiveThreads + 2 }
 }

@@ -32,7 +32,7 @@ func completeRequest(_ context: UnsafeMutableRawPointer, _ request: UnsafeMutabl
         }
     }
     mount.pointee.arena.pointee.give(record.pointee.storage, record.pointee.bufferIndex)
-    mount.pointee.pool.pointee.release(record)
+    release(mount, record)
 }
 
 /// Whether a read or write got less than it asked for, so that who polls its file waits for more.

@@ -14,6 +14,8 @@ struct Handle {
     var bar = 0
     var offset: UInt64 = 0
     var width = AccessWidth.long
+    /// In whose account the open file is counted; nil for root and the owner of the mount.
+    var account: UnsafeMutablePointer<UserShares.Account>?
     /// How often the card had been removed when the file was opened.
     var removals: UInt64 = 0
     /// The open stream.
@@ -83,6 +85,9 @@ struct FileMarks: ~Copyable {
 /// Handles are used without a lock by the requests of their own file. Only the samples and the place in a line can be reached by
 /// two requests at a time, which ``lock(for:)`` keeps apart.
 struct HandleTable: ~Copyable {
+    /// The most open files.
+    static var capacity: Int { chunkCount * chunkSize }
+
     private static var chunkCount: Int { @_noLocks get { 1024 } }
     private static var chunkSize: Int { @_noLocks get { 256 } }
     private static var lockCount: Int { @_noLocks get { 64 } }
@@ -136,7 +141,7 @@ struct HandleTable: ~Copyable {
         let index: UInt32? = guardian.locked {
             if let index = free.pointee.popLast() { return index }
             let index = used.pointee
-            guard index < Self.chunkCount * Self.chunkSize else { return nil }
+            guard index < Self.capacity else { return nil }
             if index % Self.chunkSize == 0 {
                 let chunk = UnsafeMutablePointer<Handle>.allocate(capacity: Self.chunkSize)
                 chunk.initialize(repeating: Handle(), count: Self.chunkSize)
@@ -168,8 +173,8 @@ struct HandleTable: ~Copyable {
         let count = openCount.wrappingSubtract(1, ordering: .relaxed).newValue
         guardian.locked { free.pointee.append(UInt32(number)) }
         let most = mostOpen.load(ordering: .relaxed)
-        guard most > 2048, count < most / 4 else { return }
-        // Thousands of files were open and are closed: the C library would keep the memory of their texts for good.
+        guard most > 512, count < most / 4 else { return }
+        // Hundreds of files were open and are closed: the C library would keep the memory of their texts for good.
         mostOpen.store(count, ordering: .relaxed)
         chw_trim()
     }

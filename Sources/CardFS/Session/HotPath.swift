@@ -7,20 +7,20 @@ import Synchronization
 // Registers and DMA streams, from the callback to the reply. Nothing here allocates, retains or waits; the compiler checks
 // it. What fails is described to the caller, which makes a sentence of it elsewhere.
 
-/// Serves a read of a register or a stream. `flags` are those the open file has now.
+/// Serves a read of a register or a stream. `info` names the open file, and has the flags it has now.
 @_noLocks func hotRead(
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
-    _ number: UInt64,
+    _ info: UnsafePointer<fuse_file_info>,
     _ size: Int,
-    _ offset: Int,
-    _ flags: CInt
+    _ offset: Int
 ) -> HotResult {
+    let number = info.pointee.fh
     let handle = mount.pointee.handles.pointee[number]
     if isDead(mount, handle) { return .dead }
     switch handle.pointee.kind {
     case .receive:
-        return readStream(request, mount, number, handle, size, requestFlags(flags))
+        return readStream(request, mount, number, handle, size, requestFlags(info.pointee.flags))
     case .register:
         return readSample(request, mount, number, handle, size, offset, bar: handle.pointee.bar)
     case .windowRegister:
@@ -34,29 +34,29 @@ import Synchronization
     }
 }
 
-/// Serves a write to a register or a stream. `flags` are those the open file has now, and what pwritev2(2) adds; `owner` is who
-/// writes, as the kernel will name them at close.
+/// Serves a write to a register or a stream. `info` names the open file and who writes, as the kernel will name them at close,
+/// and has the flags the file has now, with what pwritev2(2) adds.
 @_noLocks func hotWrite(
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
-    _ number: UInt64,
+    _ info: UnsafePointer<fuse_file_info>,
     _ bytes: UnsafeRawPointer,
     _ size: Int,
-    _ offset: Int,
-    _ flags: CInt,
-    _ owner: UInt64
+    _ offset: Int
 ) -> HotResult {
+    let number = info.pointee.fh
     let handle = mount.pointee.handles.pointee[number]
     if isDead(mount, handle) { return .dead }
     switch handle.pointee.kind {
     case .transmit:
-        mount.pointee.handles.pointee.marks(of: number).pointee.noteWriter(owner)
-        return writeStream(request, mount, number, handle, bytes, size, requestFlags(flags))
+        mount.pointee.handles.pointee.marks(of: number).pointee.noteWriter(info.pointee.lock_owner)
+        return writeStream(request, mount, number, handle, bytes, size, requestFlags(info.pointee.flags))
     case .register:
         return writeRegister(
             request,
             mount,
             number,
+            handle,
             UnsafeRawBufferPointer(start: bytes, count: size),
             at: offset,
             bar: handle.pointee.bar,
@@ -69,6 +69,7 @@ import Synchronization
             request,
             mount,
             number,
+            handle,
             UnsafeRawBufferPointer(start: bytes, count: size),
             at: offset,
             bar: 0,
@@ -110,12 +111,13 @@ import Synchronization
     if case .close = kind, !mount.pointee.handles.pointee.marks(of: number).pointee.mayHaveWritten(owner) {
         flags = .nonblocking
     }
-    guard let record = mount.pointee.pool.pointee.allocate(kind, flags: flags, length: 0) else {
-        return .failure(.insufficientResources, .outOfBuffers)
+    switch allocate(request, mount, kind, flags, length: 0) {
+    case .refused(let result): return result
+    case .allocated(let record):
+        record.pointee.stream = stream
+        submit(request, mount, number, record)
+        return .done
     }
-    record.pointee.stream = stream
-    submit(request, mount, number, record)
-    return .done
 }
 
 /// Serves ioctl(2) on `dma/rx`: lends bytes of the receive ring to a program that has mapped it. As many of its oldest loans as
@@ -129,7 +131,8 @@ import Synchronization
 ) -> HotResult {
     let handle = mount.pointee.handles.pointee[number]
     guard case .receive = handle.pointee.kind, command == RingMessage.command, mount.pointee.lendsRing,
-        input.count == RingMessage.byteCount, let message = input.baseAddress
+        input.count == RingMessage.byteCount, let message = input.baseAddress,
+        mount.pointee.mayMapRing(callingUser(request))
     else { return .elsewhere }
     if isDead(mount, handle) { return .dead }
     let wanted = message.loadUnaligned(fromByteOffset: RingMessage.bytes, as: UInt64.self)
@@ -137,14 +140,55 @@ import Synchronization
     mount.pointee.counters.streamReads.wrappingAdd(1, ordering: .relaxed)
     // An ioctl does not carry the file's present flags.
     let flags = RequestFlags(rawValue: requestFlags(handle.pointee.flags).rawValue | RequestFlags.mapped.rawValue)
-    guard let record = mount.pointee.pool.pointee.allocate(.read, flags: flags, length: size) else {
-        return .failure(.insufficientResources, .outOfBuffers)
+    switch allocate(request, mount, .read, flags, length: size) {
+    case .refused(let result): return result
+    case .allocated(let record):
+        record.pointee.stream = handle.pointee.stream
+        record.pointee.sequence =
+            UInt64(message.loadUnaligned(fromByteOffset: RingMessage.release, as: UInt32.self))
+        submit(request, mount, number, record)
+        return .done
     }
-    record.pointee.stream = handle.pointee.stream
-    record.pointee.sequence =
-        UInt64(message.loadUnaligned(fromByteOffset: RingMessage.release, as: UInt32.self))
-    submit(request, mount, number, record)
-    return .done
+}
+
+/// The file-system user ID of who makes a request.
+@_noLocks func callingUser(_ request: fuse_req_t) -> UInt32 {
+    fuse_req_ctx(request).unsafelyUnwrapped.pointee.uid
+}
+
+private enum Allocation {
+    case allocated(UnsafeMutablePointer<RequestRecord>)
+    case refused(HotResult)
+}
+
+/// A record for a request of a stream, counted for the user who makes it.
+@_noLocks private func allocate(
+    _ request: fuse_req_t,
+    _ mount: UnsafeMutablePointer<MountState>,
+    _ kind: RequestKind,
+    _ flags: RequestFlags,
+    length: Int
+) -> Allocation {
+    let resource = SharedResource.of(kind)
+    switch mount.pointee.users.take(resource, callingUser(request)) {
+    case .refused(let reach): return .refused(.refused(resource, reach))
+    case .taken(let account):
+        guard let record = mount.pointee.pool.pointee.allocate(kind, flags: flags, length: length) else {
+            mount.pointee.users.give(resource, account)
+            return .refused(.failure(.insufficientResources, .outOfBuffers))
+        }
+        record.pointee.account = UnsafeMutableRawPointer(account)
+        record.pointee.countedBuffers = 0
+        return .allocated(record)
+    }
+}
+
+/// Gives a record back, and what is counted for it.
+@_noLocks func release(_ mount: UnsafeMutablePointer<MountState>, _ record: UnsafeMutablePointer<RequestRecord>) {
+    let account = record.pointee.account?.assumingMemoryBound(to: UserShares.Account.self)
+    if record.pointee.countedBuffers > 0 { mount.pointee.users.give(.buffers, account) }
+    mount.pointee.users.give(.of(record.pointee.kind), account)
+    mount.pointee.pool.pointee.release(record)
 }
 
 /// Whether a file leads to a card that was removed after it was opened. Files of the mount itself go on.
@@ -171,12 +215,13 @@ import Synchronization
 ) -> HotResult {
     mount.pointee.counters.streamReads.wrappingAdd(1, ordering: .relaxed)
     let length = size < PayloadArena.payloadByteCount ? size : PayloadArena.payloadByteCount
-    guard let record = mount.pointee.pool.pointee.allocate(.read, flags: flags, length: length) else {
-        return .failure(.insufficientResources, .outOfBuffers)
+    switch allocate(request, mount, .read, flags, length: length) {
+    case .refused(let result): return result
+    case .allocated(let record):
+        record.pointee.stream = handle.pointee.stream
+        submit(request, mount, number, record)
+        return .done
     }
-    record.pointee.stream = handle.pointee.stream
-    submit(request, mount, number, record)
-    return .done
 }
 
 @_noLocks private func writeStream(
@@ -190,8 +235,10 @@ import Synchronization
 ) -> HotResult {
     mount.pointee.counters.streamWrites.wrappingAdd(1, ordering: .relaxed)
     if size > mount.pointee.packetLimit.load(ordering: .relaxed) { return .failure(.invalidBufferSize, .packetTooLong) }
-    guard let record = mount.pointee.pool.pointee.allocate(.write, flags: flags, length: size) else {
-        return .failure(.insufficientResources, .outOfBuffers)
+    let record: UnsafeMutablePointer<RequestRecord>
+    switch allocate(request, mount, .write, flags, length: size) {
+    case .refused(let result): return result
+    case .allocated(let allocated): record = allocated
     }
     record.pointee.stream = handle.pointee.stream
     let arena = mount.pointee.arena
@@ -206,8 +253,14 @@ import Synchronization
         record.pointee.bufferIndex = index
     } else {
         // The memory the request was received into goes along with it, and the thread goes on with another.
+        let account = record.pointee.account?.assumingMemoryBound(to: UserShares.Account.self)
+        if case .refused(let reach) = mount.pointee.users.take(.buffers, in: account) {
+            release(mount, record)
+            return .refused(.buffers, reach)
+        }
+        record.pointee.countedBuffers = 1
         guard let spare = arena.pointee.takeReceiveBuffer(leaving: mount.pointee.reservedBuffers) else {
-            mount.pointee.pool.pointee.release(record)
+            release(mount, record)
             return .failure(.insufficientResources, .outOfBuffers)
         }
         if size < mount.pointee.directThreshold, !flags.contains(.direct) {
@@ -224,7 +277,7 @@ import Synchronization
         let index = arena.pointee.receiveBuffer(containing: bytes)
         guard let owner = mount.pointee.owners[Int(index)] else {
             arena.pointee.give(.receiveBuffer, spare)
-            mount.pointee.pool.pointee.release(record)
+            release(mount, record)
             return .failure(.internalError, .none)
         }
         owner.pointee.replacement = spare
@@ -333,18 +386,22 @@ import Synchronization
     _ request: fuse_req_t,
     _ mount: UnsafeMutablePointer<MountState>,
     _ number: UInt64,
+    _ handle: UnsafeMutablePointer<Handle>,
     _ bytes: UnsafeRawBufferPointer,
     at position: Int,
     bar: Int,
     offset: UInt64,
     width: AccessWidth
 ) -> HotResult {
-    switch mount.pointee.handles.pointee.place(of: number, position, bytes) {
-    case .isLine: break
-    case .isPiece: return .piece
-    case .isEndOfLine:
-        _ = fuse_reply_write(request, bytes.count)
-        return .done
+    let isWhole = isWhole(handle, position, bytes)
+    if !isWhole {
+        switch mount.pointee.handles.pointee.place(of: number, position, bytes) {
+        case .isLine: break
+        case .isPiece: return .piece
+        case .isEndOfLine:
+            _ = fuse_reply_write(request, bytes.count)
+            return .done
+        }
     }
     mount.pointee.counters.registerWrites.wrappingAdd(1, ordering: .relaxed)
     let limit = width == .quad ? UInt64.max : (1 &<< (UInt64(width.rawValue) &* 8)) &- 1
@@ -360,7 +417,7 @@ import Synchronization
         fault = mount.pointee.registers.pointee.modify(bar: bar, offset: offset, width: width, data, mask: mask)
     }
     guard fault == .none else { return .fault(fault) }
-    mount.pointee.handles.pointee.accepted(number, position, bytes)
+    if !isWhole { mount.pointee.handles.pointee.accepted(number, position, bytes) }
     _ = fuse_reply_write(request, bytes.count)
     return .done
 }
@@ -447,7 +504,8 @@ import Synchronization
         }
         return .done
     }
-    guard let index = mount.pointee.arena.pointee.takeReceiveBuffer(leaving: mount.pointee.reservedBuffers) else {
+    // Its thread comes back with the buffer at once: it may be one that is kept from those who wait.
+    guard let index = mount.pointee.arena.pointee.takeReceiveBuffer(leaving: mount.pointee.reservedBuffers &- 2) else {
         return .failure(.insufficientResources, .outOfBuffers)
     }
     let payload = mount.pointee.arena.pointee.payload(index)

@@ -1,6 +1,7 @@
 import CFuse
 import CHardware
 import DriverCore
+import Glibc
 import PCIBus
 import Synchronization
 
@@ -14,6 +15,10 @@ struct MountState: ~Copyable {
     /// How often the card was removed.
     let removals: UnsafeMutablePointer<Atomic<UInt64>>
     let handles: UnsafeMutablePointer<HandleTable>
+    /// What each user has.
+    let users: UserShares
+    /// The user of this process, who can map the card's memory, as root can.
+    let daemonUser = geteuid()
     /// The driver's data path; nil for a card without DMA.
     let entry: UnsafeMutablePointer<chw_entry_points>?
     /// Whether programs may look at the receive ring where it lies.
@@ -36,7 +41,15 @@ struct MountState: ~Copyable {
     /// The file system, for all that is not on the data path.
     var fileSystem: Unmanaged<CardFileSystem>?
 
-    init(device: Device, options: MountOptions, receiveBuffers: Int, maximumPacketLength: Int, reservedBuffers: Int) {
+    init(
+        device: Device,
+        options: MountOptions,
+        users: consuming UserShares,
+        receiveBuffers: Int,
+        maximumPacketLength: Int,
+        reservedBuffers: Int
+    ) {
+        self.users = users
         pool = device.pool
         arena = device.arena
         registers = device.registers
@@ -60,6 +73,9 @@ struct MountState: ~Copyable {
         owners = .allocate(capacity: receiveBuffers)
         owners.initialize(repeating: nil, count: receiveBuffers)
     }
+
+    /// Whether a user can map the card's memory, and so may borrow it.
+    @_noLocks func mayMapRing(_ user: UInt32) -> Bool { user == 0 || user == daemonUser }
 
     deinit {
         handles.deinitialize(count: 1)
@@ -105,6 +121,8 @@ enum HotResult {
     case failure(Status, FailureCause)
     /// A number outside the window.
     case outsideWindow
+    /// A user has as much as one may have, or there is no more.
+    case refused(SharedResource, UserShares.Reach)
     /// The file was opened before the card was removed.
     case dead
     /// Not on the data path: the rest of the file system sees to it.

@@ -20,7 +20,7 @@ extension Device {
     /// The sizes of the fixed memory of a device.
     public struct Capacity: Sendable {
         /// Requests at one time.
-        public var requests = 1024
+        public var requests = 1536
         /// FUSE requests with payload at one time.
         public var receiveBuffers = 48
         /// Buffered requests at one time.

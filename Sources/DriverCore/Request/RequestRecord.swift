@@ -133,6 +133,10 @@ public struct RequestRecord: ~Copyable {
     public var replyContext: UnsafeMutableRawPointer?
     /// The file layer's own number of the open file.
     public var fileNumber: UInt64
+    /// The file layer's own: in whose account the request is counted, nil for none.
+    public var account: UnsafeMutableRawPointer?
+    /// The file layer's own: payload buffers that are counted there.
+    public var countedBuffers: Int
 
     /// How it ended (IoStatus.Status).
     public var status: Status
@@ -176,6 +180,7 @@ public struct RequestRecord: ~Copyable {
         storage = .none
         bufferIndex = 0
         fileNumber = 0
+        countedBuffers = 0
         status = .pending
         information = 0
         cause = .none
