@@ -109,4 +109,6 @@ FIRST=$!
 hammer 0x20104 0x22222222 || fail "a wrong value"
 wait $FIRST || fail "a wrong value"
 
+sh "$ROOT/Tests/guest/shares.sh" "$M" || fail "half of a limit of one user was reached"
+
 step "done; $(sed -n 's/^VmRSS:[^0-9]*//p' "/proc/$(pgrep -f -x ".*mount sim $M.*")/status") resident"

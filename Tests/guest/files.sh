@@ -62,3 +62,4 @@ works "$N: metrics" grep -q '^cardfs' $M/metrics.prom
 refused "$N: an unknown command" "Invalid argument" put dance $M/ctl
 works "$N: reset" put reset $M/ctl
 has "$N: state after reset" "power D0" "$(cat $M/state)"
+works "$N: half of no limit of a user was reached" sh /rig/shares.sh $M
