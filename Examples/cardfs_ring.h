@@ -10,11 +10,15 @@
  *
  * What one call got stays the program's until the next call gives it back; the card writes on beside it. Whoever dies gives
  * everything back. The card uses its ring in order: behind a piece that is held it goes on until it comes round to it, then
- * waits, and with it every other reader. Hold pieces no longer than it takes.
+ * waits, and with it every other reader. Hold pieces no longer than it takes: while others wait, a file holds at most half of the
+ * ring, and what is in their way for longer than 10 s (-o loan_timeout=) is taken back.
  *
  * Errors, with the sentence in last_error: EINTR a signal; EAGAIN nothing there and the file is O_NONBLOCK (poll(2) works on
- * reader.file); ETIMEDOUT as for a read; ENOMEM everything is held; ECANCELED the card was stopped or reset: close, and open
- * anew; ENODEV it was removed; EOPNOTSUPP dma/engine is system, or the driver has no ring; EACCES from open: another user. */
+ * reader.file); ETIMEDOUT as for a read; ENOMEM everything is held, or half while others wait: give back and ask again (the
+ * call does not wait, because those behind it would wait for a program that has to give back first); ECANCELED what was held
+ * was taken back and may have been overwritten: ask again, and if that is ECANCELED too, the card was stopped or reset: close,
+ * and open both files again; ENODEV it was removed; EOPNOTSUPP dma/engine is system, or the driver has no ring; EACCES from
+ * open: another user. */
 #ifndef CARDFS_RING_H
 #define CARDFS_RING_H
 

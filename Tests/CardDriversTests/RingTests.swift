@@ -143,6 +143,194 @@ import Testing
         #expect(held == (0..<5).flatMap { pattern(1 << 20, seed: $0) })
     }
 
+    /// A loan timeout, nanoseconds: far longer than the time that a slow machine steps while it waits for bytes.
+    private static var hour: UInt64 { 3_600_000_000_000 }
+
+    /// Borrows until nothing more is lent.
+    private func hold(_ program: Program) throws -> [Station.Outcome] {
+        var held: [Station.Outcome] = []
+        while true {
+            let outcome = try program.next(1 << 20, release: 0)
+            guard outcome.status.isSuccess else {
+                #expect(outcome == .init(status: .insufficientResources, cause: .ringHeld))
+                return held
+            }
+            held.append(outcome)
+        }
+    }
+
+    /// Who asks for what comes while a program sleeps with the ring.
+    enum Asker: CaseIterable { case read, borrow, poll, askAgain, nobody }
+
+    @Test(arguments: Asker.allCases)
+    func `what a program keeps for longer than the loan timeout goes back to the card once others wait`(
+        asker: Asker
+    ) throws {
+        let station = try Station { $0.loanTimeout = Self.hour }
+        let sleeper = try Program(station)
+        let other = try Program(station)
+        for seed in 0..<6 { station.write(pattern(1 << 20, seed: seed)) }
+        let held = try hold(sleeper)
+        let data = (0..<6).flatMap { pattern(1 << 20, seed: $0) }
+        let count = held.reduce(0) { $0 + $1.information }
+        #expect(held.flatMap { sleeper.bytes($0) }.elementsEqual(data[..<count]))
+        var waiting: Station.Request?
+        switch asker {
+        case .read: waiting = station.read(1 << 20)
+        case .borrow: waiting = station.borrow(other.stream, 1 << 20)
+        case .poll: station.dma.watchReadiness(1, true)
+        default: break
+        }
+        station.advance(milliseconds: 2_400_000)
+        if asker == .askAgain {
+            // It looks at the loans itself, and does not find them late.
+            #expect(try station.wait(station.read(1, .nonblocking)).cause == .wouldBlock)
+        }
+        #expect(station.counter("rx_recalled_loans_total") == 0)
+        station.advance(milliseconds: 1_300_000)
+        guard asker != .nobody else {
+            station.advance(milliseconds: 36_000_000)
+            #expect(station.counter("rx_recalled_loans_total") == 0)
+            #expect(try sleeper.next(1 << 20).status == .success)
+            return
+        }
+        if asker == .askAgain {
+            #expect(
+                eventually {
+                    let request = station.read(1, .nonblocking)
+                    return (try? station.wait(request))?.status == .success
+                }
+            )
+        } else if asker == .poll {
+            #expect(eventually { station.readiness(1) != 0 })
+            station.dma.watchReadiness(1, false)
+        } else if let waiting {
+            #expect(
+                eventually {
+                    if station.outcome(waiting) == nil, station.isAllSent { station.advance(milliseconds: 1) }
+                    return station.outcome(waiting) != nil
+                }
+            )
+            let got = try station.wait(waiting)
+            let bytes = asker == .read ? got.bytes : other.bytes(got)
+            #expect(!bytes.isEmpty && bytes.elementsEqual(data[count..<count + bytes.count]))
+        }
+        #expect(station.counter("rx_recalled_loans_total") == held.count)
+        // Told once; the file and its mapping are as good as before.
+        #expect(try sleeper.next(1, release: 0) == .init(status: .requestAborted, cause: .ringExpired))
+        #expect(try sleeper.next(1, release: 0).status == .success)
+        #expect(try other.next(1).status == .success)
+    }
+
+    @Test func `only the program in the way loses what it kept; another keeps what it holds`() throws {
+        let station = try Station { $0.loanTimeout = Self.hour }
+        let sleeper = try Program(station)
+        let other = try Program(station)
+        for seed in 0..<6 { station.write(pattern(1 << 20, seed: seed)) }
+        let first = try sleeper.next(1 << 20, release: 0)
+        station.advance(milliseconds: 2_000_000)
+        let held = try hold(other)
+        let before = held.flatMap { other.bytes($0) }
+        let waiting = station.read(1 << 20)
+        station.advance(milliseconds: 2_000_000)
+        #expect(
+            eventually {
+                if station.outcome(waiting) == nil, station.isAllSent { station.advance(milliseconds: 1) }
+                return station.outcome(waiting) != nil
+            }
+        )
+        #expect(try station.wait(waiting).information > 0)
+        #expect(station.counter("rx_recalled_loans_total") == 1 && first.information > 0)
+        #expect(held.flatMap { other.bytes($0) } == before)
+        #expect(try other.next(0).status == .success)
+        // The next file that is opened, in the record of the one that was never told, is not told.
+        sleeper.close()
+        let again = try Program(station)
+        #expect(try again.next(1).status == .success)
+        station.expectAccounts()
+    }
+
+    @Test func `a loan timeout of 0 leaves everything where it is`() throws {
+        let station = try Station { $0.loanTimeout = 0 }
+        let sleeper = try Program(station)
+        for seed in 0..<6 { station.write(pattern(1 << 20, seed: seed)) }
+        _ = try hold(sleeper)
+        let waiting = station.read(1 << 20)
+        station.advance(milliseconds: 3_600_000)
+        #expect(try station.wait(station.read(1, .nonblocking)).cause == .wouldBlock)
+        #expect(station.outcome(waiting) == nil && station.counter("rx_recalled_loans_total") == 0)
+        station.cancel(waiting)
+        #expect(try sleeper.next(1 << 20).status == .success)
+    }
+
+    @Test func `while others wait, a program holds at most half of the ring`() throws {
+        let station = try Station()
+        let program = try Program(station)
+        for count in [1_000_000, 1_000_000, 400_000] { station.write(pattern(count)) }
+        #expect(eventually { station.counter("rx_arrived_bytes_total") == 2_400_000 })
+        var held = [try program.next(1_000_000, release: 0), try program.next(500_000, release: 0)]
+        // It wants more than is there.
+        let waiting = station.read(1 << 20)
+        var refusal = Station.Outcome(status: .pending)
+        for _ in 0..<5 {
+            let outcome = try program.next(1 << 20, release: 0, .nonblocking)
+            guard outcome.status.isSuccess else {
+                refusal = outcome
+                break
+            }
+            held.append(outcome)
+        }
+        #expect(refusal == .init(status: .insufficientResources, cause: .ringShared))
+        let slots = Set(held.flatMap(\.places).flatMap { $0.lowerBound >> 15...($0.upperBound - 1) >> 15 })
+        #expect((60...64).contains(slots.count) && station.outcome(waiting) == nil)
+        #expect(station.cancel(waiting) == .claimed)
+        held.append(try program.next(1 << 20, release: 0, .nonblocking))
+        #expect(held.reduce(0) { $0 + $1.information } == 2_400_000)
+        station.expectAccounts()
+    }
+
+    @Test func `one program that borrows byte by byte leaves room for the loans of others`() throws {
+        let station = try Station()
+        let program = try Program(station)
+        let other = try Program(station)
+        station.write(pattern(1000))
+        #expect(eventually { station.counter("rx_arrived_bytes_total") == 1000 })
+        for _ in 0..<64 { #expect(try program.next(1, release: 0).information == 1) }
+        #expect(try program.next(1, release: 0) == .init(status: .insufficientResources, cause: .ringHeld))
+        #expect(try other.next(936).information == 936)
+    }
+
+    @Test func `a program that sleeps with the ring stops neither a flush nor a change of the engine`() throws {
+        let station = try Station { $0.loanTimeout = Self.hour }
+        let sleeper = try Program(station)
+        for seed in 0..<6 { station.write(pattern(1 << 20, seed: seed)) }
+        let held = try hold(sleeper).count
+        station.dma.flush()
+        #expect(station.counter("rx_recalled_loans_total") == 0)
+        station.advance(milliseconds: 4_000_000)
+        station.dma.flush()
+        #expect(station.counter("rx_recalled_loans_total") == held)
+        #expect(try sleeper.next(0) == .init(status: .requestAborted, cause: .ringExpired))
+        // Everything the far end still had is discarded, however long that takes.
+        #expect(
+            eventually {
+                station.dma.flush()
+                let account = station.counter("rx_read_bytes_total") + station.counter("rx_discarded_bytes_total")
+                return station.isAllSent && account == station.counter("tx_sent_bytes_total")
+            }
+        )
+        station.write(pattern(1000))
+        #expect(eventually { station.counter("rx_waiting_bytes") == 1000 })
+        #expect(try sleeper.next(1000).information == 1000)
+        var status = Status.success
+        do throws(StatusError) { try station.dma.select(.common) } catch { status = error.status }
+        #expect(status == .invalidDeviceState)
+        station.advance(milliseconds: 4_000_000)
+        try station.dma.select(.common)
+        #expect(try sleeper.next(1) == .init(status: .requestAborted, cause: .ringTaken))
+        station.expectBalance()
+    }
+
     @Test func `a program that dies gives everything back`() throws {
         let station = try Station()
         var program: Program? = try Program(station)

@@ -9,6 +9,7 @@ import Testing
         ("gather", \.gatherNanoseconds, 365 * 86400 * 1_000_000_000),
         ("tx_timeout", \.transmitTimeoutNanoseconds, 365 * 86400 * 1_000_000_000),
         ("rx_timeout", \.receiveTimeoutNanoseconds, 365 * 86400 * 1_000_000_000),
+        ("loan_timeout", \.loanTimeoutNanoseconds, 365 * 86400 * 1_000_000_000),
         ("linger", \.lingerNanoseconds, 365 * 86400 * 1_000_000_000),
         ("reload_timeout", \.reloadTimeoutNanoseconds, 365 * 86400 * 1_000_000_000),
         ("spin", \.spinNanoseconds, 1_000_000_000),

@@ -98,6 +98,53 @@ extension MountTests {
             )
         }
 
+        @Test func `a program that sleeps with the whole ring loses it when others wait, and is told`() async throws {
+            let card = try MountedCard("loan_timeout=300ms")
+            await card.check(
+                Self.prelude + """
+                    import select, subprocess, sys
+                    holder = subprocess.Popen([sys.executable, "-c", '''
+                    import errno, fcntl, importlib.util, struct, sys
+                    spec = importlib.util.spec_from_file_location("ring", sys.argv[1])
+                    ring = importlib.util.module_from_spec(spec); spec.loader.exec_module(ring)
+                    one = ring.Ring(sys.argv[2])
+                    def borrow():
+                        struct.pack_into("=IIQ", one.message, 0, 0, 0, 1 << 20)
+                        fcntl.ioctl(one.file, ring.NEXT, one.message)
+                    for _ in range(2):
+                        try:
+                            while True: borrow()
+                        except OSError as error:
+                            print(error.errno, flush=True)
+                        sys.stdin.readline()
+                        try:
+                            one.next(1)
+                            print("not told", flush=True)
+                        except OSError as error:
+                            print(error.errno, flush=True)
+                    assert len(one.next(1)) == 1
+                    print("goes on", flush=True)
+                    ''', spec.origin, M], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                    try:
+                        def answer(): return holder.stdout.readline().decode().strip()
+                        write("sim/wire", "source")
+                        for how in ("read", "poll"):
+                            assert answer() == str(errno.ENOMEM), how
+                            with open(M + "/dma/rx", "rb", buffering=0) as file:
+                                if how == "poll":
+                                    assert select.select([file], [], [], 10)[0]
+                                for _ in range(16): assert len(file.read(1 << 20)) > 0
+                            holder.stdin.write(b"\\n"); holder.stdin.flush()
+                            assert answer() == str(errno.ECANCELED), how
+                            assert "was taken back: it kept it for too long" in last_error(), last_error()
+                        assert metric("rx_recalled_loans_total") > 0
+                        assert answer() == "goes on"
+                    finally:
+                        holder.kill(); holder.wait()
+                    """
+            )
+        }
+
         @Test func `a program that is killed gives back what it held`() async throws {
             let card = try MountedCard()
             await card.check(
@@ -116,7 +163,11 @@ extension MountTests {
                     assert holder.stdout.readline() == b"held\\n"
                     holder.kill(); holder.wait()
                     with open(M + "/dma/rx", "rb", buffering=0) as file:
-                        for _ in range(16): assert len(file.read(1 << 20)) == 1 << 20
+                        left = 16 << 20
+                        while left > 0:
+                            data = file.read(1 << 20)
+                            assert data
+                            left -= len(data)
                     """
             )
         }

@@ -14,6 +14,7 @@ extension ReceiveChannel {
 
     /// Whether nobody reads and nothing is there to be read.
     mutating func isIdle() -> Bool {
+        endLateLoans(besides: nil)
         reap()
         settle()
         return available == 0 && readers.oldest == nil && !isInUse && fault == nil
@@ -264,6 +265,8 @@ extension ReceiveChannel {
             cut()
         }
         if fault != nil { dropFault() }
+        // Behind a piece that is lent lies more to discard.
+        recall(for: .command)
         return counters.discardedBytes
     }
 
@@ -280,8 +283,10 @@ extension ReceiveChannel {
     mutating func runDeferred() {
         reap()
         settle()
+        if recall(for: .nobody) { settle() }
         expire()
         setTimer()
+        watchLoans()
     }
 
     private mutating func expire() {

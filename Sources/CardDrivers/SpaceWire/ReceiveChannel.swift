@@ -111,6 +111,7 @@ struct ReceiveCounters {
     var bufferedRequests: UInt64 = 0
     var directRequests: UInt64 = 0
     var lentBytes: UInt64 = 0
+    var recalledLoans: UInt64 = 0
     var timeouts: UInt64 = 0
     var cardErrors: UInt64 = 0
 }
@@ -139,6 +140,8 @@ extension ReceiveChannel {
             return
         }
         if record.pointee.flags.contains(.nonblocking) {
+            // A program that asks again and again waits as well.
+            if loans.count > 0 { recall(for: .file(record.pointee.stream)) }
             decided.add(record, .deviceBusy, cause: .wouldBlock)
         } else if case .cancelled = readers.submit(record, isNoted: true) {
             finishPartly(record, .cancelled, .interrupted)

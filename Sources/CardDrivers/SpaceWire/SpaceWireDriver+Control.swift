@@ -321,6 +321,11 @@ extension SpaceWireDriver: DMAControl {
             ("rx_buffered_requests_total", "Reads answered from a copy.", received.bufferedRequests),
             ("rx_direct_requests_total", "Reads answered from the ring.", received.directRequests),
             ("rx_lent_bytes_total", "Bytes that programs looked at in the ring.", received.lentBytes),
+            (
+                "rx_recalled_loans_total",
+                "Pieces of the ring taken back from programs that kept them while others waited.",
+                received.recalledLoans
+            ),
             ("rx_timeouts_total", "Reads that ended with ETIMEDOUT.", received.timeouts),
             (
                 "link_changes_total",
@@ -365,6 +370,7 @@ extension SpaceWireDriver: DMAControl {
             receive.control {
                 $0.watchers += on ? 1 : -1
                 $0.settle()
+                $0.watchLoans()
             }
         }
     }
@@ -402,7 +408,11 @@ extension SpaceWireDriver: DMAControl {
         case .stillSending: return "close waited for the linger time and \(card) still has bytes to take"
         case .ringTaken:
             return "\(card) was stopped or reset since this file was opened, and the pieces of its ring were taken back"
-        case .ringHeld: return "this program holds all of the ring, so that nothing can come"
+        case .ringHeld: return "all of the ring that can be lent is held, so that nothing can come"
+        case .ringShared: return "this program holds half of the ring, and others wait for what comes"
+        case .ringExpired:
+            return
+                "what this program held of the ring of \(card) was taken back: it kept it for too long while others waited"
         case .ringNotLent: return "the ring is not lent while dma/engine is system"
         case .packetCut:
             return
@@ -430,7 +440,9 @@ extension SpaceWireDriver: DMAControl {
         case .asleep: return "wake it with setpci CAP_PM+4.w=0:3"
         case .ringTaken: return "open dma/rx and dma/buffer anew"
         case .packetCut: return "read on: what comes next is whole"
-        case .ringHeld: return "give pieces back before asking for more"
+        case .ringHeld, .ringShared: return "give pieces back before asking for more"
+        case .ringExpired:
+            return "the pieces may have been overwritten while they were looked at; ask again for what comes next"
         case .ringNotLent: return "write sg or common to dma/engine, or use read"
         case .stillSending: return "read dma/rx, or mount with a longer linger"
         default: return ""

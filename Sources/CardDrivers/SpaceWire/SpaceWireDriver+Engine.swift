@@ -34,7 +34,13 @@ extension SpaceWireDriver {
     }
 
     private func busy(_ card: PCIAddress) -> StatusError {
-        StatusError(
+        if receive.control({ $0.loans.count }) > 0 {
+            return StatusError(
+                .invalidDeviceState,
+                "programs hold pieces of the receive ring of \(card), so that the engine cannot change: let them give those back"
+            )
+        }
+        return StatusError(
             .invalidDeviceState,
             "data is under way on \(card), so that the engine cannot change: let it arrive and read it, or write flush to ctl"
         )

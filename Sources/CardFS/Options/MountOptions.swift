@@ -22,6 +22,8 @@ public struct MountOptions: Hashable, Sendable {
     public var transmitTimeoutNanoseconds: UInt64 = 10_000_000_000
     /// How long a read waits without progress; 0 for ever.
     public var receiveTimeoutNanoseconds: UInt64 = 0
+    /// How long a program keeps a piece of the receive ring that others wait for; 0 for ever.
+    public var loanTimeoutNanoseconds: UInt64 = 10_000_000_000
     /// How long close waits until the card has what was written; 0 not at all.
     public var lingerNanoseconds: UInt64 = 2_000_000_000
     /// How the card interrupts; nil for the best it has.
@@ -167,6 +169,11 @@ extension MountOptions {
             options,
             text throws(BadValue) in
             options.receiveTimeoutNanoseconds = try time(text)
+        },
+        value("loan_timeout", "TIME", "others wait so long for what a program borrowed (10s)") {
+            options,
+            text throws(BadValue) in
+            options.loanTimeoutNanoseconds = try time(text)
         },
         value("linger", "TIME", "close waits so long for the card (2s)") { options, text throws(BadValue) in
             options.lingerNanoseconds = try time(text)

@@ -53,6 +53,7 @@ public final class CardFileSystem: @unchecked Sendable {  // the tree is constan
         policy.gather = options.gatherNanoseconds
         policy.transmitTimeout = options.transmitTimeoutNanoseconds
         policy.receiveTimeout = options.receiveTimeoutNanoseconds
+        policy.loanTimeout = options.loanTimeoutNanoseconds
         policy.linger = options.lingerNanoseconds
         policy.reloadTimeout = options.reloadTimeoutNanoseconds
         policy.interrupts = options.interrupts

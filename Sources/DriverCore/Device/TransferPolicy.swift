@@ -12,6 +12,8 @@ public struct TransferPolicy: Sendable {
     public var receiveTimeout: UInt64 = 0
     /// How long close waits for the card to take what was written; nanoseconds.
     public var linger: UInt64 = 2_000_000_000
+    /// How long a program keeps a piece of a ring that others wait for; nanoseconds, 0 for ever.
+    public var loanTimeout: UInt64 = 10_000_000_000
 
     /// How long a reload waits for the card; nanoseconds.
     public var reloadTimeout: UInt64 = 60_000_000_000

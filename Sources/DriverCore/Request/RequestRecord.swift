@@ -76,8 +76,12 @@ public enum FailureCause: UInt8, Sendable {
     case stillSending
     /// The ring was taken back from the program that had borrowed from it.
     case ringTaken
-    /// The program that asks for more has borrowed all there is.
+    /// All of the ring that can be lent is lent.
     case ringHeld
+    /// Others wait, and the program that asks for more has borrowed half of the ring.
+    case ringShared
+    /// What the program had borrowed of the ring was taken back, because it kept it for too long while others waited.
+    case ringExpired
     /// With this engine the ring cannot be lent.
     case ringNotLent
     /// What was being read was cut before its end: what comes next does not continue it.

@@ -14,6 +14,7 @@ public struct StreamRecord: ~Copyable {
     private var lossGeneration: UInt64 = 0
     private var ringGeneration: UInt64 = 0
     private var ringEpoch: UInt64 = 0
+    private var recallGeneration: UInt64 = 0
     private var loss = StreamLoss(status: .success, cause: .none, byteCount: 0)
 
     init(generation: UnsafeMutablePointer<Atomic<UInt64>>) { self.generation = generation }
@@ -41,6 +42,16 @@ public struct StreamRecord: ~Copyable {
             ringEpoch = epoch
         }
         return ringEpoch == epoch
+    }
+
+    /// Notes that what the open file had borrowed of a ring was taken back. The ring itself is as it was.
+    @_noLocks public mutating func recallRing() { recallGeneration = opening() }
+
+    /// Whether something was taken back that the open file has not been told of. It is told once.
+    @_noLocks public mutating func takeRecall() -> Bool {
+        guard recallGeneration != 0, recallGeneration == opening() else { return false }
+        recallGeneration = 0
+        return true
     }
 
     /// Notes that bytes accepted through an opening were lost.
