@@ -59,6 +59,21 @@ import Testing
         #expect(failure.bytesLost == 20_150 && failure.status == .ioTimeout && failure.stage == "data")
     }
 
+    @Test func `what was lost is still told when the end of the lost packet is not taken either`() throws {
+        let station = try station()
+        try station.set("fault", "hang-tx")
+        let stream = station.device.streams.open()
+        #expect(try station.wait(station.write(pattern(100), stream)).status == .success)
+        for recoveries in 1...3 {
+            station.advance(milliseconds: 1000)
+            #expect(eventually { station.counter("tx_recoveries_total") >= UInt64(recoveries) })
+        }
+        #expect(eventually { station.device.lastTransferFailure != nil })
+        #expect(station.device.lastTransferFailure?.bytesLost == 100)
+        try station.set("fault", "none")
+        try expectWorking(station)
+    }
+
     @Test func `a write that waits behind lost bytes of its file is told of the loss`() throws {
         let station = try station()
         let mine = station.device.streams.open()

@@ -15,6 +15,7 @@ import Testing
             $0.gatherNanoseconds = 1_000_000
             // Nothing here is about time.
             $0.transmitTimeoutNanoseconds = 0
+            $0.lingerNanoseconds = 60_000_000_000
         }
         _ = try kernel.initialize()
     }

@@ -173,9 +173,11 @@ extension SpaceWireDriver {
         endPacket: Bool
     ) -> TransferFailure? {
         takeBack {
+            let wasEnd = $0.holdsOnlyEnd
             let lost = $0.reclaim(status, cause, endPacket: endPacket)
-            // What a command discards or ends is worth a word only if there was something.
-            if lost == 0, cause == .discarded || !isWorking { return nil }
+            // What a command discards or ends is worth a word only if there was something. Neither is the end of a packet that was
+            // lost, which was told of: the card that did not take the packet does not take its end either.
+            if lost == 0, cause == .discarded || !isWorking || wasEnd { return nil }
             let failure = failure(lost, stage, .toDevice, $0.counters.sentBytes, status, cause, text)
             device.note(failure)
             return failure

@@ -199,6 +199,9 @@ extension TransmitChannel {
         }
     }
 
+    /// Whether the card has nothing of a request any more, but the end of a packet of which a part was lost.
+    var holdsOnlyEnd: Bool { head != tail && current == nil && account().waiting == 0 }
+
     /// Whether somebody waits.
     var isAwaited: Bool { current != nil || !barriers.isEmpty }
 
