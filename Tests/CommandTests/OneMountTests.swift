@@ -20,6 +20,21 @@ struct OneMountTests {
         #expect(lines.suffix(2) == ["1", "0"], "\(result.text)\(result.errors)")
     }
 
+    @Test(arguments: ["sim", "sim -o verify"])
+    func `who collects what mount says gets its end when the card is mounted`(card: String) async {
+        let place = Place()
+        // A daemon that kept standard output or standard error would keep `cat` waiting until it ends itself.
+        let result = await place.shell(
+            """
+            said=$("$CARDFS" mount \(card) $M 2>&1 | timeout 15 cat; echo ${PIPESTATUS[*]}); echo "$said" | tail -n 1
+            pid=$(sed -n 's/^cardfs_daemon_process_id{.*} //p' $M/metrics.prom)
+            for i in 0 1 2; do readlink /proc/$pid/fd/$i; done
+            "$CARDFS" unmount $M
+            """
+        )
+        #expect(result.text == "0 0\n/dev/null\n/dev/null\n/dev/null\n", "\(result.errors)")
+    }
+
     @Test func `simulated cards have addresses of their own, and so have their metrics`() async throws {
         let cards = try [MountedCard(), MountedCard()]
         #expect(cards[0].address != cards[1].address)
