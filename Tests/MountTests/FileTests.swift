@@ -140,6 +140,31 @@ extension MountTests {
             )
         }
 
+        @Test func `a private mapping of a stream takes nothing out of it, and ends at once`() async throws {
+            let card = try MountedCard()
+            await card.check(
+                """
+                write("dma/tx", os.urandom(1000))
+                end = time.monotonic() + 15
+                while metric("rx_waiting_bytes") != 1000: assert time.monotonic() < end; time.sleep(0.001)
+                for name in "dma/rx", "interrupts/log", "trace":
+                    pid = os.fork()
+                    if pid == 0:
+                        # A program whose timer goes off again and again must not ask for the page again and again.
+                        signal.signal(signal.SIGALRM, lambda *_: None)
+                        signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+                        memory = mmap.mmap(opened(name), 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+                        memory[0]
+                        os._exit(0)
+                    assert os.waitpid(pid, 0)[1] == signal.SIGBUS, name
+                    assert " %s EIO " % name in last_error() and "nothing was taken: use read" in last_error(), last_error()
+                    pipe = os.pipe()
+                    fails(errno.EIO, None, None, lambda: os.splice(opened(name), pipe[1], 64))
+                assert metric("rx_waiting_bytes") == 1000 and metric("rx_read_bytes_total") == 0
+                """
+            )
+        }
+
         @Test func `a log that was opened thousands of times is in memory once`() async throws {
             let card = try MountedCard()
             await card.check(

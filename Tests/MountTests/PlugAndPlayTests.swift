@@ -254,6 +254,23 @@ extension MountTests {
             )
         }
 
+        @Test func `addresses a card could not start with are not given to it again after it had no power`()
+            async throws
+        {
+            let card = try MountedCard()
+            await card.check(
+                """
+                write("ctl", "stop")
+                write("config", struct.pack("<I", 0x100), offset=0x14)
+                fails(errno.ENODEV, None, None, lambda: write("ctl", "start"))
+                write("sim/fault", "gone"); write("sim/fault", "none")
+                write("ctl", "start")
+                assert read("state").startswith(b"pnp Started"), read("state")
+                assert read("config", 4, offset=0x14) == bytes(4)
+                """
+            )
+        }
+
         @Test func `reload gives up after its time, with the card stopped`() async throws {
             let card = try MountedCard("reload_timeout=300ms")
             await card.check(

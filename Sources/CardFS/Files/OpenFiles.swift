@@ -78,21 +78,20 @@ extension CardFileSystem {
         return 3600
     }
 
-    /// Refuses to fill a page with registers: a mapping would show them as they once were. The kernel asks nobody before it makes
-    /// a private mapping. True when the request was answered.
+    /// Refuses to fill a page with registers, which a mapping would show as they once were, or with part of a stream, which would be
+    /// taken from its readers: the kernel asks for 4096 bytes, whatever of them the program wants. It asks nobody before it makes a
+    /// private mapping. True when the request was answered.
     func refusePage(_ request: fuse_req_t, _ id: UInt64, _ number: UInt64) -> Bool {
+        let reason: String
         switch mount.pointee.handles.pointee[number].pointee.kind {
         case .resource, .configuration:
-            fail(
-                request,
-                id,
-                EIO,
-                "\(path(id)) was reached through a mapping (mmap) or sendfile, which would show a copy that does not change;"
-                    + " no register was read: use pread and pwrite, or dd"
-            )
-            return true
+            reason = "which would show a copy that does not change; no register was read: use pread and pwrite, or dd"
+        case .receive, .interruptLog, .trace:
+            reason = "which would take a page out of what arrives; nothing was taken: use read, or dd"
         default: return false
         }
+        fail(request, id, EIO, "\(path(id)) was reached through a mapping (mmap) or sendfile, \(reason)")
+        return true
     }
 
     /// The attributes that a look-up of `regs/0x…` finds.

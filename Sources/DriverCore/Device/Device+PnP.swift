@@ -301,8 +301,10 @@ extension Device {
     func bringUp() throws(StatusError) {
         guard let driver else { return }
         do {
-            try prepare(driver)
+            let found = try prepare(driver)
             try powerUp(driver)
+            // What did not bring a card to work is not what it is given when it has forgotten everything.
+            snapshot = found
         } catch {
             // releaseHardware follows a prepareHardware that failed: only the driver knows how far it came. It does not follow
             // when the driver was not asked.
@@ -324,13 +326,15 @@ extension Device {
         setState(.failed, .d3)
     }
 
-    private func prepare(_ driver: any CardDriver) throws(StatusError) {
+    /// Takes the card's resources. Answers the configuration header as it was then.
+    private func prepare(_ driver: any CardDriver) throws(StatusError) -> ConfigurationSnapshot {
         let resources: ResourceLists
+        let found: ConfigurationSnapshot
         do {
             try function.changeCommand(set: .memorySpace, clear: .busMaster)
             resources = try ResourceLists.of(function)
             setAssignedAddresses(resources)
-            snapshot = try ConfigurationSnapshot(of: function)
+            found = try ConfigurationSnapshot(of: function)
             let capability = try function.capability(
                 ConfigurationSpace.Capability.powerManagement,
                 byteCount: ConfigurationSpace.powerManagementByteCount
@@ -358,6 +362,7 @@ extension Device {
         try driver.prepareHardware(resources)
         // What large memory there is for DMA, a driver has by now.
         adapter?.endAllocationPhase()
+        return found
     }
 
     private func release(_ driver: any CardDriver) {
