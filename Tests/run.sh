@@ -107,6 +107,8 @@ done
 if step "build release" 600 swift build -c release; then
     export CARDFS=$ROOT/.build/release/cardfs
     step "instructions of requests" 240 Tests/instructions.sh "$CARDFS"
+    # The seed stands in the log's first line, and in what a failure says; Tests/fuzz-files.py --hour looks for longer.
+    step "file operations at random" 240 Tests/fuzz-files.py --cardfs "$CARDFS"
     step "Examples quickstart" 240 Examples/quickstart.sh 64
     step "Examples registers" 60 Examples/registers.sh
     step "Examples throughput" 120 Examples/throughput.sh 256
