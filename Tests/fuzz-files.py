@@ -59,7 +59,7 @@ def one_round(cardfs, program, folder, seed, seconds, totals):
     """Mounts, works, looks, unmounts."""
     chance = random.Random(seed)
     words, writable = choices.options(chance)
-    engine, framing = choices.stream(chance)
+    engine, framing = choices.stream(chance, words)
     print(f"-o {','.join(words)} engine {engine} framing {framing}", flush=True)
     place = tempfile.mkdtemp(prefix="card", dir=folder)
     clients = Clients(program, place, seed, place + ".status")

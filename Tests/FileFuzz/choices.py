@@ -42,6 +42,7 @@ def options(chance):
     return words, writable
 
 
-def stream(chance):
-    """An engine and a framing."""
-    return chance.choice(["sg", "common", "system"]), chance.choice(["stream", "packet"])
+def stream(chance, words):
+    """An engine that the card has, and a framing."""
+    engines = ["common", "system"] + (["sg"] if "scatter_gather=0" not in words else [])
+    return chance.choice(engines), chance.choice(["stream", "packet"])
