@@ -85,6 +85,17 @@ import Testing
         #expect(try kernel.reply(parked).error == EINTR)
     }
 
+    @Test func `a signal that overtakes a synchronous write lets it tell what was accepted`() throws {
+        var tx = try kernel.open("dma/tx", O_WRONLY)
+        tx.flags = O_DSYNC
+        try kernel.setSim("fault", "hang-tx")
+        var body = fuse_interrupt_in()
+        body.unique = kernel.next + 2
+        kernel.send(FUSE_INTERRUPT, 0, kernel.bytes(body))
+        #expect(try kernel.write(tx, pattern(100)) == 100)
+        #expect(try kernel.metric("tx_accepted_bytes_total") == 100)
+    }
+
     @Test func `an interrupted write and fsync are EINTR, and stored nothing of the write`() throws {
         let tx = try kernel.open("dma/tx", O_WRONLY)
         // A transmitter that takes nothing is full for good.
@@ -103,6 +114,20 @@ import Testing
         #expect(try kernel.reply(kernel.sync(tx)).error == 0)
         #expect(try kernel.metric("tx_accepted_bytes_total") == accepted)
         #expect(try kernel.metric("tx_sent_bytes_total") == accepted)
+    }
+
+    @Test(arguments: [O_DSYNC, O_DSYNC | O_NONBLOCK])
+    func `a synchronous write that a signal ends tells what was accepted`(flags: CInt) throws {
+        var tx = try kernel.open("dma/tx", O_WRONLY)
+        tx.flags = flags
+        try kernel.setSim("fault", "hang-tx")
+        for size in [100, 40_000] {
+            let parked = kernel.send(FUSE_WRITE, tx.node, kernel.writeBody(tx, pattern(size)))
+            #expect(!kernel.isAnswered(parked))
+            kernel.interrupt(parked)
+            let reply = try kernel.reply(parked)
+            #expect(reply.error == 0 && reply.load(fuse_write_out.self).size == size)
+        }
     }
 
     @Test func `nonblocking is EAGAIN with a sentence`() throws {

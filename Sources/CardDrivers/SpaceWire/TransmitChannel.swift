@@ -170,7 +170,13 @@ extension TransmitChannel {
         record.pointee.sequence = target
         record.pointee.waitingSince = context?.clock.now() ?? 0
         guard record.pointee.markCancelable() else {
-            decided.add(record, .cancelled, cause: .interrupted)
+            let bytes = record.pointee.accumulated
+            // A signal came first; what was accepted of a synchronous write stays accepted.
+            if bytes > 0 {
+                decided.add(record, .success, information: bytes)
+            } else {
+                decided.add(record, .cancelled, cause: .interrupted)
+            }
             return
         }
         barriers.append(record)

@@ -314,7 +314,8 @@ private enum Allocation {
         IORequest(taking: record, of: mount.pointee.pool).complete(.deviceNotReady, cause: .notInD0)
         return
     }
-    if !record.pointee.flags.contains(.nonblocking) {
+    // A synchronous write waits for the card, also a nonblocking one.
+    if !record.pointee.flags.contains(.nonblocking) || record.pointee.flags.contains(.synchronous) {
         // Before the driver has it: afterwards the request may be gone. A signal that comes first is found by the driver.
         let cookie = UnsafeMutableRawPointer(bitPattern: UInt(record.pointee.cookie()))
         cfuse_on_interrupt(request, cancelRequest, cookie)
