@@ -29,8 +29,13 @@ def members(group):
 
 
 def whereabouts(pid):
-    """Where in the kernel a process is."""
+    """Where in the kernel a process is, and which signals it has and takes."""
     text = ""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            text += "".join("\n" + line.strip() for line in file if line.startswith(("State", "Sig", "ShdPnd")))
+    except OSError:
+        pass
     for name in ("wchan", "stack", "syscall"):
         try:
             with open(f"/proc/{pid}/{name}") as file:
