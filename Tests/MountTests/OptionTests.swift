@@ -209,10 +209,11 @@ extension MountTests {
                 """
                 for name, flags in ("bar0", 0), ("dma/rx", 0), ("dma/tx", 1), ("interrupts/log", 0), ("regs/0x20010", 2):
                     for _ in range(1000): os.close(opened(name, flags))
-                deadline = time.monotonic() + 5
-                while metric("open_files") > 1 and time.monotonic() < deadline: time.sleep(0.05)
-                assert metric("open_files") == 1, "the file that is read"
-                assert metric("requests_in_flight") == 0
+                # Only the file that is read is open. The kernel releases the one before a little later.
+                deadline = time.monotonic() + 20
+                while metric("requests_in_flight") + metric("open_files") != 1:
+                    assert time.monotonic() < deadline, read("metrics.prom").decode()
+                    time.sleep(0.05)
                 """
             )
         }
@@ -224,9 +225,10 @@ extension MountTests {
                 for index in range(200):
                     reader = subprocess.Popen(["cat", at(["dma/rx", "interrupts/log"][index & 1])])
                     time.sleep(0.002 * (index % 4)); reader.kill(); reader.wait(5)
-                deadline = time.monotonic() + 5
-                while metric("requests_in_flight") + metric("open_files") > 1 and time.monotonic() < deadline: time.sleep(0.05)
-                assert (metric("requests_in_flight"), metric("open_files")) == (0, 1)
+                deadline = time.monotonic() + 20
+                while metric("requests_in_flight") + metric("open_files") != 1:
+                    assert time.monotonic() < deadline, read("metrics.prom").decode()
+                    time.sleep(0.05)
                 """
             )
         }
