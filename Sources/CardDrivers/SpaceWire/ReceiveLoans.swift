@@ -161,7 +161,7 @@ extension ReceiveChannel {
         guard let stream = record.pointee.stream, loans.hasRoom(for: stream) else {
             return !refuse(record, .insufficientResources, .ringHeld)
         }
-        // It may have waited while the ring was made anew, or while what it held was taken back.
+        // While it waited, the ring may have been restarted, or its loans may have been taken back.
         guard stream.pointee.bindRing(loanEpoch) else { return !refuse(record, .requestAborted, .ringTaken) }
         if stream.pointee.takeRecall() { return !refuse(record, .requestAborted, .ringExpired) }
         let room = share(of: stream)

@@ -176,7 +176,7 @@ extension CardFileSystem {
             return
         }
         guard let line = String(validating: line, as: UTF8.self) else {
-            fail(request, id, EINVAL, "what was written is no UTF-8: \(QuotedText.quotation(bytes))")
+            fail(request, id, EINVAL, "what was written is not valid UTF-8: \(QuotedText.quotation(bytes))")
             return
         }
         if let write = tree.nodes[node].write {

@@ -112,7 +112,7 @@ private func lookUpRegister(
         entry.attr_timeout = 3600
         _ = fuse_reply_entry(request, &entry)
     case .failure(let code):
-        // Anybody may look for any name: what is not there is no failure to be remembered.
+        // Any user may look up any name, so a name that does not exist is not recorded as a failure.
         _ = fuse_reply_err(request, code)
     }
 }

@@ -121,7 +121,7 @@ enum HotResult {
     case failure(Status, FailureCause)
     /// A number outside the window.
     case outsideWindow
-    /// A user has as much as one may have, or there is no more.
+    /// The request would exceed a limit of its user, of all users, or of the mount.
     case refused(SharedResource, UserShares.Reach)
     /// The file was opened before the card was removed.
     case dead

@@ -134,7 +134,7 @@ struct UserShares: ~Copyable {
         case user
         /// The users who are neither root nor the owner have as much as they may together.
         case together
-        /// There is no more for anybody.
+        /// The mount has no more of it to give.
         case all
     }
 
