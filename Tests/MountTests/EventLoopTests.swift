@@ -232,7 +232,7 @@ extension MountTests {
                 def state(child):
                     try:
                         with open("/proc/%d/stat" % child) as file: return file.read().rsplit(")", 1)[1].split()[0]
-                    except FileNotFoundError: return "X"
+                    except (FileNotFoundError, ProcessLookupError): return "X"
                 if \(appends ? "False" : "True"):
                     # With O_APPEND the kernel serialises the writers of one open, and those behind the first wait unkillably.
                     assert all(state(child) == "S" for child in children), [state(child) for child in children]
